@@ -1,0 +1,3 @@
+//! One instance: its phase, what was observed of it, what to do next, what its status says.
+
+pub mod phase;

@@ -1,0 +1,7 @@
+//! What the product decides: pure functions over what was observed. No async, no I/O, no clock, no logging.
+//!
+//! May use `api`, std and jiff's types.
+
+pub mod agent;
+pub mod instance;
+pub mod template;

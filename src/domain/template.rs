@@ -1,0 +1,102 @@
+//! The frozen result of a pool's spec: what an instance is built from, and its hash.
+//!
+//! The hash covers what reaches an agent, without the operator's version: a change of the operator alone never
+//! makes an instance drift. References to Secrets count, their values do not.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::agent_pool::{AgentPoolSpec, OnRelease, Provider, Replacement, Runtime, Services};
+use crate::api::names;
+
+/// What an instance is built from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    /// The pool's environment.
+    pub environment: String,
+    /// The environment's code in names.
+    pub environment_code: String,
+    /// The first part of names.
+    pub name_prefix: String,
+    /// Where it runs.
+    pub provider: Provider,
+    /// The program inside.
+    pub runtime: Runtime,
+    /// What it owns elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Services>,
+}
+
+impl Template {
+    /// The template of a pool.
+    pub fn of(spec: &AgentPoolSpec) -> Self {
+        Self {
+            environment: spec.environment.clone(),
+            environment_code: environment_code(spec),
+            name_prefix: spec.name_prefix.clone(),
+            provider: spec.provider.clone(),
+            runtime: spec.runtime.clone(),
+            services: spec.services.clone(),
+        }
+    }
+
+    /// Ten hex digits of the SHA-256 of its canonical JSON (keys sorted).
+    pub fn hash(&self) -> String {
+        let value = serde_json::to_value(self).expect("a template is JSON");
+        let canonical: BTreeMap<String, serde_json::Value> =
+            serde_json::from_value(value).expect("a template is a JSON object");
+        let text = serde_json::to_string(&canonical).expect("JSON prints");
+        names::sha256_hex(text.as_bytes())[..10].to_owned()
+    }
+
+    /// The XMTP network of its agents: `runtime.env` wins, else production in production, else dev.
+    pub fn xmtp_env(&self) -> String {
+        self.runtime
+            .env
+            .iter()
+            .find(|e| e.name == "XMTP_ENV")
+            .and_then(|e| e.value.clone())
+            .unwrap_or_else(|| default_xmtp_env(&self.environment).to_owned())
+    }
+}
+
+/// The code of a pool's environment in names.
+pub fn environment_code(spec: &AgentPoolSpec) -> String {
+    names::known_environment_code(&spec.environment)
+        .map(str::to_owned)
+        .or_else(|| spec.environment_code.clone())
+        .unwrap_or_default()
+}
+
+/// Whether an environment is production: the literal word and nothing else.
+pub fn is_production(environment: &str) -> bool {
+    environment == "production"
+}
+
+/// The XMTP network of an environment unless a variable says otherwise.
+pub fn default_xmtp_env(environment: &str) -> &'static str {
+    if is_production(environment) { "production" } else { "dev" }
+}
+
+/// The provider of a pool, as `status.provider` and `spec.provider.kind` name it.
+pub fn provider_kind(provider: &Provider) -> &'static str {
+    if provider.sprites.is_some() {
+        "Sprites"
+    } else if provider.services_api.is_some() {
+        "ServicesApi"
+    } else {
+        "Railway"
+    }
+}
+
+/// What a claim sets off, the provider's default included.
+pub fn replacement(spec: &AgentPoolSpec) -> Replacement {
+    spec.replacement.unwrap_or(if spec.provider.sprites.is_some() { Replacement::OneForOne } else { Replacement::ToMinIdle })
+}
+
+/// What becomes of a released agent, the provider's default included.
+pub fn on_release(spec: &AgentPoolSpec) -> OnRelease {
+    spec.on_release.unwrap_or(if spec.provider.sprites.is_some() { OnRelease::Recycle } else { OnRelease::Destroy })
+}

@@ -1,0 +1,307 @@
+//! The outside world behind one trait.
+//!
+//! A provider says by `plan` which steps an operation has; the core records each step before it is sent, sends it
+//! once, and looks before it sends it again. Provider steps and the core's own steps (an agent ready, an agent
+//! clean, a key at a service) interleave in one plan, because on Sprites a checkpoint comes after ready and clean.
+//! A provider never loops, sleeps or chooses; the core drives. Its trait is object-safe.
+//!
+//! Beside the sketch of the design stand two things. `progress` is pure: it judges a step by what a listing already
+//! said, so that waiting for a deployment costs no request per instance. `Seen::Failed` exists, because a step that
+//! was accepted may still fail later.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::domain::template::Template;
+
+pub mod error;
+pub mod railway;
+
+pub use error::{Class, ProviderError};
+
+/// Ids and addresses of what exists at the provider: `serviceId`, `domainId`, `deploymentId`, `url`, …, under the
+/// names of the fields of `status.provider` and `status.url`. Never a secret.
+pub type Facts = BTreeMap<String, String>;
+
+/// What is done with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Build it.
+    Create,
+    /// Restore it for the next user.
+    Recycle,
+    /// Remove it with everything paid for it.
+    Destroy,
+}
+
+impl Operation {
+    /// The word in `status.operation.kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "Create",
+            Self::Recycle => "Recycle",
+            Self::Destroy => "Destroy",
+        }
+    }
+}
+
+/// One step of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Something at an instance service (a key, a mailbox): the core's, by the service's name.
+    Service(&'static str),
+    /// The provider's own, by its name.
+    Provider(&'static str),
+    /// The agent answers ready: the core's.
+    Ready,
+    /// The agent is verified unbound and clean: the core's.
+    Clean,
+}
+
+impl Step {
+    /// The step's name in `status.operation.steps`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Service(s) => format!("service/{s}"),
+            Self::Provider(s) => s.to_owned(),
+            Self::Ready => "ready".to_owned(),
+            Self::Clean => "clean".to_owned(),
+        }
+    }
+}
+
+/// What to do with a step that may have been sent already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Repeat {
+    /// Sending it again ends in the same state.
+    Safe,
+    /// Only after its absence was proven twice, past the list's lag.
+    LookFirst,
+}
+
+/// One step of a plan with its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepSpec {
+    /// Which.
+    pub step: Step,
+    /// Whether it may be sent again blindly.
+    pub repeat: Repeat,
+    /// How long it may run before it counts as failed.
+    pub deadline: Duration,
+    /// How often it is tried.
+    pub attempts: u8,
+}
+
+/// Whether a step has happened to our resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It has not, as far as one look can tell.
+    Absent,
+    /// It is under way.
+    Running,
+    /// It has; with what it made.
+    Done(Facts),
+    /// It was accepted and failed.
+    Failed {
+        /// A word for it, PascalCase.
+        reason: &'static str,
+        /// In words, with the provider's own where there are any.
+        message: String,
+        /// Whether trying again may help.
+        retry: bool,
+    },
+    /// Nobody knows: look again.
+    Unknown,
+}
+
+/// What sending a step once came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; with what it made.
+    Done(Facts),
+    /// Accepted; look again after this time.
+    Running {
+        /// What is known already.
+        facts: Facts,
+        /// When to look again.
+        poll: Duration,
+    },
+    /// Refused for good or for now.
+    Failed {
+        /// A word for it, PascalCase.
+        reason: &'static str,
+        /// In words.
+        message: String,
+        /// Whether trying again may help.
+        retry: bool,
+    },
+}
+
+/// Our words for how a resource fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Liveness {
+    /// Exists; nothing runs or ever ran.
+    Created,
+    /// On its way up (Railway: queued, building, deploying, …, and every word nobody knows).
+    Starting,
+    /// Up, as the provider sees it.
+    Running,
+    /// Ended by itself or by a stop.
+    Stopped,
+    /// Asleep; the next request wakes it.
+    Sleeping,
+    /// The start failed; it never ran.
+    Failed,
+    /// It ran and crashed.
+    Crashed,
+    /// Torn down or skipped.
+    Removed,
+}
+
+impl Liveness {
+    /// The word in `status.provider.state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "Created",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Stopped => "Stopped",
+            Self::Sleeping => "Sleeping",
+            Self::Failed => "Failed",
+            Self::Crashed => "Crashed",
+            Self::Removed => "Removed",
+        }
+    }
+}
+
+/// A resource as a listing or a direct read shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name at the provider, now; may differ from the name at creation after a rename.
+    pub name: String,
+    /// Its id at the provider.
+    pub id: String,
+    /// How it fares, in our words.
+    pub liveness: Liveness,
+    /// How it fares, in the provider's word (Railway: the status of the latest deployment), where it has one.
+    pub native_state: Option<String>,
+    /// Ids and addresses, as in [`Facts`].
+    pub facts: Facts,
+    /// When it was created, by the provider's clock.
+    pub created_at: Option<jiff::Timestamp>,
+}
+
+/// Everything the provider has in one scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// All resources of the scope, ours or not.
+    pub resources: Vec<Resource>,
+}
+
+/// Whether a resource exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It does.
+    Present(Box<Resource>),
+    /// It does not: the provider says so.
+    Gone,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Which resource is meant, and how it is proven to be ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// `spec.id`.
+    pub id: String,
+    /// `spec.providerName`.
+    pub name: String,
+    /// The owner mark, `<cluster id>/<namespace>/<id>`.
+    pub mark: String,
+}
+
+/// What a step needs beside the plan: the finished variables of the agent.
+#[derive(Clone, Default)]
+pub struct Inputs {
+    /// Every variable of the agent, the owner mark included. Secrets among them: never printed.
+    pub variables: BTreeMap<String, String>,
+    /// The image to deploy, pinned where the pool wants that.
+    pub image: Option<String>,
+}
+
+impl std::fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inputs").field("variables", &self.variables.keys()).field("image", &self.image).finish()
+    }
+}
+
+/// What a provider can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// How long a listing may lag behind a create: absence sooner than this proves nothing.
+    pub list_lag: Duration,
+    /// It can restore an instance for the next user.
+    pub recycle: bool,
+    /// It can rename a resource after its agent.
+    pub rename: bool,
+    /// A sleeping resource is in stock.
+    pub sleep_is_idle: bool,
+}
+
+/// A diagnostic report, without values of variables.
+pub type Report = BTreeMap<String, serde_json::Value>;
+
+/// One provider with one credential and one scope (Railway: project and environment).
+///
+/// Every call is bounded in time by itself and may be dropped at any await; a dropped write has an unknown outcome.
+/// 401 and 403 are errors, never [`Presence::Gone`].
+#[async_trait]
+pub trait AgentProvider: Send + Sync {
+    /// What it can do.
+    fn capabilities(&self) -> Caps;
+
+    /// The steps of an operation. Pure; its hash is recorded with the operation.
+    fn plan(&self, operation: Operation, template: &Template) -> Vec<StepSpec>;
+
+    /// Checks credential and scope and resolves names to ids, for `status.resolved` and `spec.provider`
+    /// (Railway: `projectId`, `environmentId`). Called when pool or credential changed, never per instance.
+    async fn resolve(&self) -> Result<Facts, ProviderError>;
+
+    /// Judges a step by what a listing or direct read shows of our resource. Pure; costs nothing. A resource of our
+    /// name is not proven ours by this: [`AgentProvider::look`] reads the mark.
+    fn progress(&self, step: &'static str, known: &Facts, resource: &Resource) -> Seen;
+
+    /// Reads: has this step happened to our resource, that is our name **and** our mark? Done carries the facts.
+    async fn look(&self, key: &Key, known: &Facts, step: &'static str) -> Result<Seen, ProviderError>;
+
+    /// Sends a step once. At most 90 s; an error of class Ambiguous means nobody knows whether it happened.
+    async fn perform(
+        &self,
+        key: &Key,
+        known: &Facts,
+        step: &'static str,
+        template: &Template,
+        inputs: &Inputs,
+    ) -> Result<Outcome, ProviderError>;
+
+    /// Everything in the scope: all pages, or an error. Wakes nothing.
+    async fn list(&self) -> Result<Listing, ProviderError>;
+
+    /// Reads one resource directly by its recorded ids. Without ids: by name, and absence is then Unknown.
+    async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError>;
+
+    /// Removes our resource, after reading its mark, and says whether it is gone; to be repeated until Gone.
+    /// Works without ids: then by name, and Gone means that one look found nothing (the core looks twice, past the lag).
+    async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError>;
+
+    /// What has to be done to an agent before the claim call (Sprites: write the instructions). Railway: nothing.
+    async fn prepare_claim(&self, key: &Key, known: &Facts, instructions: &str) -> Result<(), ProviderError>;
+
+    /// Renames the resource after the agent; best effort.
+    async fn after_claim(&self, key: &Key, known: &Facts, new_name: &str) -> Result<(), ProviderError>;
+
+    /// A diagnostic report, in at most 15 s.
+    async fn diagnose(&self, key: &Key, known: &Facts) -> Report;
+}

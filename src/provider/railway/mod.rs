@@ -1,0 +1,1 @@
+//! Railway services as agents.

@@ -1,0 +1,36 @@
+//! The agent's own HTTP contract, both dialects.
+//!
+//! May use `api` and the observation types of `domain`. A claim call goes out on a fresh connection, once; probes
+//! may pool. An answer counts only if status, content type and JSON all fit.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Probe};
+
+/// Which agent is meant and how it is authenticated.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its base address, `status.url`.
+    pub url: String,
+    /// Its token; `None` where the pool has no auth.
+    pub token: Option<SecretString>,
+    /// The pool's shared key, tried once after a 401 or 403.
+    pub shared_key: Option<SecretString>,
+}
+
+/// Talks to agents.
+#[async_trait]
+pub trait AgentRuntime: Send + Sync {
+    /// One probe: health and status as the dialect has them, each within `limit`. `recorded` is the dialect decided
+    /// earlier; `None` decides it (the pool may fix it by passing it here).
+    async fn probe(&self, agent: &Agent, recorded: Option<Dialect>, limit: Duration) -> Probe;
+
+    /// One status call, as it is made right before a claim. Never decides a dialect.
+    async fn status(&self, agent: &Agent, dialect: Dialect, limit: Duration) -> Probe;
+
+    /// The one claim call of an instance's life. Never repeats, except once with the shared key after 401 or 403.
+    async fn claim(&self, agent: &Agent, dialect: Dialect, call: &ClaimCall, limit: Duration) -> ClaimOutcome;
+}
