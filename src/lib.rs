@@ -14,7 +14,10 @@
 //! http ← app ← main`. `tests/layering.rs` keeps this true. `clock` and `telemetry` are leaves.
 
 pub mod api;
+pub mod claim;
 pub mod clock;
 pub mod domain;
+pub mod k8s;
+pub mod operations;
 pub mod provider;
 pub mod runtime;

@@ -5,3 +5,4 @@
 pub mod agent;
 pub mod instance;
 pub mod template;
+pub mod token;

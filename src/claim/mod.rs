@@ -1,0 +1,90 @@
+//! The claim path, shared by HTTP, AgentClaims and tests: pick, reserve, verify, call once, record, answer.
+//!
+//! May use `api`, `domain`, `k8s`, `runtime` and the provider's trait. It needs no leader: every replica claims.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use crate::api::AgentPool;
+
+/// What a caller asks for, validated in form by whoever received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// The agent's display name, 1 to 200 characters.
+    pub agent_name: String,
+    /// Its instructions, 1 to 100,000 bytes.
+    pub instructions: String,
+    /// The conversation to join; `None`: create one.
+    pub join_url: Option<String>,
+    /// Profile image.
+    pub profile_image: Option<String>,
+    /// Profile metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Who asks: api, admin, landing, lite.
+    pub source: String,
+    /// Only an agent of this kind, `openclaw` or `hermes`.
+    pub runtime: Option<String>,
+}
+
+/// An agent handed out.
+#[derive(Clone, Debug)]
+pub struct ClaimAnswer {
+    /// `spec.id` of the agent.
+    pub instance_id: String,
+    /// The agent's name.
+    pub agent_name: String,
+    /// The conversation; `None` while a join waits for acceptance.
+    pub conversation_id: Option<String>,
+    /// The invite link: the new one, or the link that was joined.
+    pub invite_url: Option<String>,
+    /// The invite's slug, where the agent tells it.
+    pub invite_slug: Option<String>,
+    /// It is a member of the given conversation.
+    pub joined: bool,
+    /// The join waits for a person.
+    pub waiting_for_acceptance: bool,
+    /// The agent's token; `None` where the pool has no auth.
+    pub gateway_token: Option<SecretString>,
+    /// The agent's base address.
+    pub gateway_url: String,
+}
+
+/// Why no agent was handed out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// None is idle: said only after a list begun after the claim arrived.
+    #[error("No idle instances available. Try again in a few minutes.")]
+    NoIdle,
+    /// The pool does not serve claims now.
+    #[error("claims are paused on pool {0}: remove Claims from spec.paused")]
+    Paused(String),
+    /// The agent refused or failed, and no other was left within the claim's limits.
+    #[error("Provision failed on {instance_id}: {message}")]
+    ProvisionFailed {
+        /// The last agent tried.
+        instance_id: String,
+        /// What happened, without secrets.
+        message: String,
+    },
+    /// The agent refused the request as such.
+    #[error("Provision failed on {instance_id}: {message}")]
+    Invalid {
+        /// The agent that refused.
+        instance_id: String,
+        /// What it said.
+        message: String,
+    },
+    /// The cluster could not be read or written; the agent, if one was reserved, is settled by the controller.
+    #[error("the claim could not be recorded: {0}")]
+    Cluster(String),
+}
+
+/// Serves claims. Implemented by the claim service; tests of the HTTP surface bring their own.
+#[async_trait]
+pub trait Claims: Send + Sync {
+    /// Hands out one agent of the pool, or says why not. Ends in Claimed or in a replaced agent even if the caller's
+    /// future is dropped: the work runs in a task of its own.
+    async fn claim(&self, pool: &AgentPool, request: ClaimRequest) -> Result<ClaimAnswer, ClaimError>;
+}

@@ -1,0 +1,1 @@
+//! Thin, typed helpers over the kube client.
