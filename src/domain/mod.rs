@@ -3,6 +3,10 @@
 //! May use `api`, std and jiff's types.
 
 pub mod agent;
+pub mod backoff;
 pub mod instance;
+pub mod plan;
+pub mod pool;
+pub mod resource;
 pub mod template;
 pub mod token;
