@@ -10,3 +10,4 @@ pub mod pool;
 pub mod resource;
 pub mod template;
 pub mod token;
+pub mod variables;
