@@ -68,14 +68,16 @@ alive() {
 
 gone() { ! alive "$@"; }
 
-# stop DIR NAME: SIGTERM, after 10 s SIGKILL; returns when the process is gone. Nothing happens to a foreign one.
+# stop DIR NAME [SECONDS]: SIGTERM, SIGKILL after that many seconds (10; 0 is at once); returns when the process is
+# gone. Nothing happens to a foreign one.
 stop() {
-  local dir=$1 name=$2
+  local dir=$1 name=$2 grace=${3:-10} pid
   if alive "$dir" "$name"; then
-    kill -TERM "$(<"$dir/$name.pid")" 2>/dev/null || true
-    if ! poll 10 gone "$dir" "$name"; then
-      kill -KILL "$(<"$dir/$name.pid")" 2>/dev/null || true
-      poll 10 gone "$dir" "$name" || die "process $(<"$dir/$name.pid") ($name) does not end"
+    pid=$(<"$dir/$name.pid")
+    ((grace == 0)) || kill -TERM "$pid" 2>/dev/null || true
+    if ! poll "$grace" gone "$dir" "$name"; then
+      kill -KILL "$pid" 2>/dev/null || true
+      poll 10 gone "$dir" "$name" || die "process $pid ($name) does not end"
     fi
   fi
   rm -f "$dir/$name.pid"
