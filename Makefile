@@ -5,8 +5,6 @@ SHELL := bash
 MAKEFLAGS += --no-print-directory
 
 CLUSTER_SH := deploy/local/cluster
-# Where cargo builds: the acceptance results lie there.
-TARGET := $(or $(CARGO_TARGET_DIR),target)
 # clippy and cargo test give way to what the environment says.
 CARGO ?= cargo
 
@@ -26,7 +24,7 @@ build: ## Both binaries, and Kubernetes for tests (four minutes, once)
 	$(CLUSTER_SH) build
 
 test: ## Every test, those on a real API server included
-	@tests/run
+	@tests/run $(ARGS)
 
 lint: ## Formatting and clippy; warnings are errors
 	$(CARGO) fmt --check
@@ -46,7 +44,7 @@ bench: ## Benchmarks
 	$(CARGO) bench --bench decide
 
 acceptance: ## What the last `make test` showed, row by row of docs/acceptance.md
-	@$(CARGO) run -q --example acceptance -- --results $(TARGET)/acceptance $(ARGS)
+	@tests/acceptance.sh $(ARGS)
 
 ci: ## What CI runs
 	@.ci/run
