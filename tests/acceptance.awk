@@ -54,7 +54,9 @@ kind == "results" {
     if ($0 !~ /^test .* \.\.\. /) next
     outcome = $0; sub(/^.* \.\.\. /, "", outcome); sub(/[ ,].*/, "", outcome)
     if (outcome == "ok") passed++
-    if (real) result[$2] = ($2 in result) && result[$2] != outcome ? "unclear" : outcome
+    if (!real) next
+    if ($2 in result && result[$2] != outcome) outcome = "unclear"
+    result[$2] = outcome
 }
 
 # Shown: every test that carries the id passed in this run. Otherwise `why` is the reason.

@@ -26,7 +26,14 @@ async fn stores_reads_and_deletes() {
 
     let params = PostParams::default();
     maps.create(&params, &config_map("a")).await.unwrap();
-    let out = cluster.kubectl(["get", "configmap", "a", "-o=jsonpath={.data.key}", "-n", &namespace]);
+    let out = cluster.kubectl([
+        "get",
+        "configmap",
+        "a",
+        "-o=jsonpath={.data.key}",
+        "-n",
+        &namespace,
+    ]);
     assert_eq!(String::from_utf8_lossy(&out.stdout), "value");
 
     maps.delete("a", &DeleteParams::default()).await.unwrap();
@@ -37,7 +44,9 @@ async fn stores_reads_and_deletes() {
 async fn own_api_server_stops_and_starts() {
     let cluster = Cluster::own("restart");
     let maps = Api::<ConfigMap>::namespaced(cluster.client().await, "default");
-    maps.create(&PostParams::default(), &config_map("a")).await.unwrap();
+    maps.create(&PostParams::default(), &config_map("a"))
+        .await
+        .unwrap();
 
     cluster.stop_api_server();
     assert!(maps.get("a").await.is_err());
