@@ -1,4 +1,5 @@
 //! The acceptance count (acceptance.sh): only what passed in the run counts, and mistakes in ids are errors.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::fs;
 use std::path::{Path, PathBuf};
