@@ -34,11 +34,14 @@ fmt: ## Formats the Rust code
 	$(CARGO) fmt
 
 gen: ## Regenerates crds/ from the code
-	$(CARGO) build -q --bin agentpool
 	@mkdir -p crds
-	$(CARGO) run -q --bin agentpool -- crds --kind AgentPool >crds/agentpools.yaml.tmp
-	$(CARGO) run -q --bin agentpool -- crds --kind AgentInstance >crds/agentinstances.yaml.tmp
-	@for f in crds/*.tmp; do mv "$$f" "$${f%.tmp}"; done
+	$(call crd,AgentPool,agentpools)
+	$(call crd,AgentInstance,agentinstances)
+
+# By way of a temporary file: a failure must not empty what is there.
+define crd
+$(CARGO) run -q --bin agentpool -- crds --kind $(1) >crds/$(2).yaml.tmp && test -s crds/$(2).yaml.tmp && mv crds/$(2).yaml.tmp crds/$(2).yaml
+endef
 
 bench: ## Benchmarks
 	$(CARGO) bench --bench decide

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the variables are for those who source this
 # Shared by cluster, demo and test: messages, locks, and processes that are never lost and never mistaken for another's.
 #
 # A daemon is found again by two things: its pid file, which it writes itself before exec (so a kill -9 of the script
@@ -27,7 +27,11 @@ need() {
   local missing=() entry
   for entry; do command -v "${entry%%:*}" >/dev/null || missing+=("${entry%%:*} (${entry#*:})"); done
   [[ ${CLUSTER:-} == current || $OSTYPE == linux* ]] || missing+=("Linux (the local control plane relies on /proc)")
-  ((${#missing[@]} == 0)) || { local IFS=,; die "missing: ${missing[*]/#/ } — or set CLUSTER=current to use the cluster of the current kubectl context"; }
+  ((${#missing[@]} > 0)) || return 0
+  local all hint=' — or set CLUSTER=current to use the cluster of the current kubectl context'
+  printf -v all '%s, ' "${missing[@]}"
+  [[ ${CLUSTER:-} != current ]] || hint=
+  die "missing: ${all%, }$hint"
 }
 
 check_name() { [[ $1 =~ ^[a-z0-9][a-z0-9-]{0,39}$ ]] || die "name '$1': use up to 40 of a-z, 0-9 and '-'"; }

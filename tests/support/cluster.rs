@@ -33,13 +33,14 @@ impl Cluster {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| match std::env::var_os("AGENTPOOL_TEST_KUBECONFIG") {
             Some(path) => Self::given(path.into()),
-            None => Self::start("shared"),
+            None => Self::start(&mut Command::new(SCRIPT), "shared"),
         })
     }
 
     /// A cluster of the caller's own, for tests that stop its API server. `name`: unique in the test binary.
     pub fn own(name: &str) -> Self {
-        Self::start(name)
+        // The cluster of the current context is not ours to stop.
+        Self::start(Command::new(SCRIPT).env_remove("CLUSTER"), name)
     }
 
     fn given(kubeconfig: PathBuf) -> Self {
@@ -53,9 +54,9 @@ impl Cluster {
         }
     }
 
-    fn start(name: &str) -> Self {
+    fn start(script: &mut Command, name: &str) -> Self {
         let name = format!("test-{}-{name}", std::process::id());
-        let mut child = Command::new(SCRIPT)
+        let mut child = script
             .args(["run", "--name", &name, "--", "sh", "-c"])
             .arg(r#"echo "$KUBECONFIG"; command -v kubectl; exec cat"#)
             .stdin(Stdio::piped())
