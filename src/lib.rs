@@ -16,8 +16,11 @@
 pub mod api;
 pub mod claim;
 pub mod clock;
+pub mod config;
 pub mod domain;
+pub mod http;
 pub mod k8s;
 pub mod operations;
 pub mod provider;
 pub mod runtime;
+pub mod telemetry;
