@@ -133,7 +133,8 @@ impl Fleet {
     pub async fn resolve(&self, scope: &Scope) -> Result<Facts, Trouble> {
         let cell = self.cell(scope);
         let mut cell = cell.lock().await;
-        let provider = self.connection(scope, &mut cell, cell.resolved.is_none()).await?;
+        let unresolved = cell.resolved.is_none();
+        let provider = self.connection(scope, &mut cell, unresolved).await?;
         if let Some(facts) = &cell.resolved {
             return Ok(facts.clone());
         }

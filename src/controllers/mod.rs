@@ -18,7 +18,7 @@ use crate::domain::token::RootKey;
 use crate::k8s::event::Events;
 use crate::k8s::watch::Queue;
 use crate::runtime::AgentRuntime;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::Metrics;
 
 pub mod fleet;
 pub mod instance;
@@ -64,7 +64,7 @@ pub struct Ctx {
     /// Base of the agents' callbacks.
     pub public_url: Option<String>,
     /// Metrics.
-    pub metrics: Arc<Metrics>,
+    pub metrics: Metrics,
     /// What pools remember, by namespace and name.
     pub pool_memories: Mutex<std::collections::HashMap<(String, String), pool::PoolMemory>>,
 }

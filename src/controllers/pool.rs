@@ -253,7 +253,7 @@ async fn cycle(pool: &AgentPool, key: &(String, String), request: &Request, scop
         {
             return finish(key, request, Finished { error: trouble.message, ..Finished::default() }, ctx);
         }
-        ctx.with_pool_memory(key, |m| m.running.entry(request.id.clone()).and_modify(|r| r.listed = true).or_insert(Run { begun, listed: true, missing: vec![] }));
+        ctx.with_pool_memory(key, |m| m.running.insert(request.id.clone(), Run { begun, listed: true, missing: vec![] }));
         for instance in &instances {
             ctx.memories.with(instance, |m| m.probed = None);
             ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));

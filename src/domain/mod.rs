@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod claim;
 pub mod instance;
 pub mod plan;
 pub mod pool;
