@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use crate::domain::template::Template;
 
 pub mod error;
+pub mod guarded;
 pub mod railway;
 
 pub use error::{Class, ProviderError};
