@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use crate::domain::template::Template;
 
 pub mod error;
+pub mod guarded;
 pub mod railway;
 
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};
