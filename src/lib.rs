@@ -17,6 +17,7 @@ pub mod api;
 pub mod claim;
 pub mod clock;
 pub mod config;
+pub mod controllers;
 pub mod domain;
 pub mod http;
 pub mod k8s;

@@ -10,6 +10,13 @@ use secrecy::SecretString;
 
 use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Probe};
 
+pub mod client;
+pub mod gateway;
+pub mod pool_server;
+pub mod wire;
+
+pub use client::HttpRuntime;
+
 /// Which agent is meant and how it is authenticated.
 #[derive(Clone, Debug)]
 pub struct Agent {

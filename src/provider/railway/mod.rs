@@ -1,1 +1,251 @@
-//! Railway services as agents.
+//! Railway services as agents: one service per agent in a shared project.
+//!
+//! [`client`] carries GraphQL and keeps the waits, [`classify`] says what an error means, [`operation`] holds one
+//! function per document, [`wire`] the answers, [`map`] their meaning. This file is the trait's implementation;
+//! [`steps`] looks and performs, [`scope`] resolves names, [`removal`] reads and removes, [`report`] diagnoses.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use crate::api::agent_pool::TokenKind;
+use crate::api::condition::Reason;
+use crate::clock::Clock;
+use crate::domain::template::Template;
+
+use super::{
+    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence, ProviderError, Repeat,
+    Report, Resource, Seen, Step, StepSpec,
+};
+
+pub mod classify;
+pub mod client;
+pub mod map;
+pub mod operation;
+mod removal;
+mod report;
+mod scope;
+mod steps;
+pub mod wire;
+
+pub use client::{Budget, SetupError, Timeouts, Transport};
+
+use client::Session;
+use scope::Scope;
+
+/// Railway's public interface, unless the process is told otherwise.
+pub const DEFAULT_URL: &str = "https://backboard.railway.com/graphql/v2";
+/// The variable that holds the owner mark.
+pub const OWNER_VARIABLE: &str = "AGENTPOOL_OWNER";
+/// The port that an agent listens on.
+pub const AGENT_PORT: u16 = 8080;
+
+/// The step that makes the service, with its image and all its variables.
+pub const SERVICE: &str = "service";
+/// The step that makes its domain.
+pub const DOMAIN: &str = "domain";
+/// The step that sets the rest and deploys; done when the deployment is up.
+pub const DEPLOY: &str = "deploy";
+
+/// A listing was seen to lag up to this behind a create.
+const LIST_LAG: Duration = Duration::from_secs(30);
+const STEP_DEADLINE: Duration = Duration::from_secs(300);
+const UP_DEADLINE: Duration = Duration::from_secs(900);
+
+/// Which environment of the project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EnvironmentRef {
+    /// By its id.
+    Id(String),
+    /// By its name, in any letter case.
+    Name(String),
+}
+
+/// What one pool says about Railway, with the token's value.
+#[derive(Clone)]
+pub struct RailwayConfig {
+    /// The interface's address, [`DEFAULT_URL`] or `AGENTPOOL_RAILWAY_URL`.
+    pub base_url: String,
+    /// The token.
+    pub token: SecretString,
+    /// How it is sent.
+    pub token_kind: TokenKind,
+    /// The project, by its id.
+    pub project_id: String,
+    /// The environment in it.
+    pub environment: EnvironmentRef,
+    /// For waits and their ends.
+    pub clock: Clock,
+}
+
+/// The provider Railway with one token and one environment.
+pub struct RailwayProvider {
+    session: Session,
+    config: RailwayConfig,
+    scope: Mutex<Option<Scope>>,
+}
+
+/// What this version cannot do with a pool's template, in one sentence; asked before anything is created.
+pub fn supports(template: &Template) -> Result<(), String> {
+    let Some(railway) = &template.provider.railway else {
+        return Err("the pool's provider is not railway".to_owned());
+    };
+    if railway.per_instance.is_some() {
+        return Err("railway.perInstance is not available in this version: use railway.project".to_owned());
+    }
+    if railway.source.repository.is_some() {
+        return Err("railway.source.repository is not available in this version: use railway.source.image".to_owned());
+    }
+    Ok(())
+}
+
+impl RailwayProvider {
+    /// With a transport of its own.
+    pub fn new(config: RailwayConfig) -> Result<Self, SetupError> {
+        let transport = Transport::new(&config.base_url, config.clock.clone())?;
+        Self::with_transport(config, &transport)
+    }
+
+    /// With a shared transport: pools of one token then share its waits and its count. `base_url` and
+    /// `clock` are the transport's then.
+    pub fn with_transport(config: RailwayConfig, transport: &Transport) -> Result<Self, SetupError> {
+        let session = transport.session(config.token.clone(), config.token_kind)?;
+        Ok(Self { session, config, scope: Mutex::new(None) })
+    }
+
+    /// What is left of the token's requests, by our own count, for metrics.
+    pub fn budget(&self) -> Option<Budget> {
+        self.session.budget()
+    }
+
+    /// Project and environment by id: remembered, given, or looked up.
+    async fn scope(&self) -> Result<Scope, ProviderError> {
+        let remembered = self.scope.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (remembered, &self.config.environment) {
+            (Some(scope), _) => Ok(scope),
+            (None, EnvironmentRef::Id(id)) => {
+                Ok(Scope { project: self.config.project_id.clone(), environment: id.clone() })
+            }
+            (None, EnvironmentRef::Name(_)) => self.resolve_scope().await,
+        }
+    }
+
+    async fn resolve_scope(&self) -> Result<Scope, ProviderError> {
+        let scope = scope::resolve(&self.session, &self.config).await?;
+        *self.scope.lock().unwrap_or_else(PoisonError::into_inner) = Some(scope.clone());
+        Ok(scope)
+    }
+}
+
+#[async_trait]
+impl AgentProvider for RailwayProvider {
+    fn capabilities(&self) -> Caps {
+        Caps { list_lag: LIST_LAG, recycle: false, rename: true, sleep_is_idle: false }
+    }
+
+    fn plan(&self, operation: Operation, _template: &Template) -> Vec<StepSpec> {
+        let once = |step, deadline, attempts| StepSpec { step, repeat: Repeat::LookFirst, deadline, attempts };
+        let safe = |step, deadline| StepSpec { step, repeat: Repeat::Safe, deadline, attempts: 1 };
+        match operation {
+            Operation::Create => vec![
+                once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
+                once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
+                once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
+                safe(Step::Ready, UP_DEADLINE),
+                safe(Step::Clean, STEP_DEADLINE),
+            ],
+            Operation::Recycle | Operation::Destroy => vec![],
+        }
+    }
+
+    async fn resolve(&self) -> Result<Facts, ProviderError> {
+        let scope = self.resolve_scope().await?;
+        Ok(Facts::from([("projectId".to_owned(), scope.project), ("environmentId".to_owned(), scope.environment)]))
+    }
+
+    fn progress(&self, step: &'static str, known: &Facts, resource: &Resource) -> Seen {
+        map::progress(step, known, resource)
+    }
+
+    async fn look(&self, key: &Key, known: &Facts, step: &'static str) -> Result<Seen, ProviderError> {
+        steps::look(&self.reach().await?, key, known, step).await
+    }
+
+    async fn perform(
+        &self,
+        key: &Key,
+        known: &Facts,
+        step: &'static str,
+        template: &Template,
+        inputs: &Inputs,
+    ) -> Result<Outcome, ProviderError> {
+        if let Err(message) = supports(template) {
+            return Ok(Outcome::Failed { reason: Reason::NotSupported.as_str(), message, retry: false });
+        }
+        let reach = self.reach().await?;
+        match step {
+            SERVICE => steps::make_service(&reach, key, template, inputs).await,
+            DOMAIN => steps::make_domain(&reach, key, known).await,
+            DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
+            _ => Err(unknown_step(step)),
+        }
+    }
+
+    async fn list(&self) -> Result<Listing, ProviderError> {
+        let services = removal::all_services(&self.reach().await?).await?;
+        Ok(Listing { resources: services.iter().map(map::resource).collect() })
+    }
+
+    async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+        removal::observe(&self.reach().await?, key, known).await
+    }
+
+    async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+        removal::destroy(&self.reach().await?, key, known).await
+    }
+
+    async fn prepare_claim(&self, _key: &Key, _known: &Facts, _instructions: &str) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    async fn after_claim(&self, key: &Key, known: &Facts, new_name: &str) -> Result<(), ProviderError> {
+        let doing = format!("rename service {} to {new_name}", key.name);
+        let Some(service) = known.get(map::SERVICE_ID) else { return Err(no_service_id(doing)) };
+        let renamed = operation::service_rename(&self.session, service, new_name).await;
+        renamed.map_err(|f| f.into_error(classify::Access::Write, doing))
+    }
+
+    async fn diagnose(&self, key: &Key, known: &Facts) -> Report {
+        match self.reach().await {
+            Ok(reach) => report::diagnose(&reach, key, known).await,
+            Err(error) => Report::from([("error".to_owned(), error.to_string().into())]),
+        }
+    }
+}
+
+/// A session with its scope: what the steps work with.
+struct Reach<'a> {
+    session: &'a Session,
+    kind: TokenKind,
+    scope: Scope,
+}
+
+impl RailwayProvider {
+    async fn reach(&self) -> Result<Reach<'_>, ProviderError> {
+        Ok(Reach { session: &self.session, kind: self.config.token_kind, scope: self.scope().await? })
+    }
+}
+
+fn unknown_step(step: &str) -> ProviderError {
+    rejected(Reason::InternalError, format!("step {step}"), "Railway has no such step")
+}
+
+fn no_service_id(doing: String) -> ProviderError {
+    rejected(Reason::InternalError, doing, "the service's id is not recorded")
+}
+
+fn rejected(reason: Reason, doing: String, message: impl Into<String>) -> ProviderError {
+    ProviderError { class: Class::Rejected, reason, doing, message: message.into(), retry_after: None }
+}

@@ -1,0 +1,125 @@
+//! Listing, reading and removing services.
+//!
+//! `Not Authorized` is Railway's answer for a deleted id too: it counts as "gone" only if the same token can read
+//! something else at that moment. Nothing is removed whose owner mark was not read just before.
+
+use crate::api::agent_pool::TokenKind;
+use crate::api::condition::Reason;
+use crate::provider::{Facts, Key, Presence, ProviderError};
+
+use super::classify::{Access, Failure, Kind};
+use super::wire::ServiceInstance;
+use super::{OWNER_VARIABLE, Reach, map, operation, rejected, scope};
+
+/// More pages than a plan allows services.
+const PAGES: usize = 200;
+
+/// Whose a service is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// It carries our mark.
+    Ours,
+    /// It carries another, or none.
+    Foreign,
+    /// There is no such service.
+    NoService,
+}
+
+/// Every service of the environment: all pages, or an error.
+pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstance>, ProviderError> {
+    let doing = || format!("list services of environment {}", reach.scope.environment);
+    let failed = |f: Failure| f.into_error(Access::Read, doing());
+    let mut all = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..PAGES {
+        let page =
+            operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref()).await.map_err(failed)?;
+        all.extend(page.edges.into_iter().map(|e| e.node).filter(|s| s.deleted_at.is_none()));
+        match (page.page_info.has_next_page, page.page_info.end_cursor) {
+            (false, _) => return Ok(all),
+            (true, next @ Some(_)) if next != cursor => cursor = next,
+            (true, _) => break,
+        }
+    }
+    Err(failed(Failure::new(Kind::Unknown, "the pages of the listing do not end")))
+}
+
+/// The service of that name, by the listing.
+pub(super) async fn by_name(reach: &Reach<'_>, name: &str) -> Result<Option<ServiceInstance>, ProviderError> {
+    Ok(all_services(reach).await?.into_iter().find(|s| s.service_name == name))
+}
+
+/// The service, directly; `None`: Railway says that there is none.
+pub(super) async fn by_id(reach: &Reach<'_>, id: &str) -> Result<Option<ServiceInstance>, Failure> {
+    match operation::service_instance(reach.session, &reach.scope.environment, id).await {
+        Ok(service) => Ok(Some(service).filter(|s| s.deleted_at.is_none())),
+        Err(f) if is_gone(reach, &f).await? => Ok(None),
+        Err(f) => Err(f),
+    }
+}
+
+/// Whether a failure about one id means that the id does not exist.
+pub(super) async fn is_gone(reach: &Reach<'_>, failure: &Failure) -> Result<bool, Failure> {
+    match failure.kind {
+        Kind::NotFound => Ok(true),
+        Kind::Denied => scope::can_read(reach.session, reach.kind, &reach.scope.project).await,
+        _ => Ok(false),
+    }
+}
+
+/// Reads a service's owner mark.
+pub(super) async fn mark(reach: &Reach<'_>, id: &str, ours: &str) -> Result<Mark, Failure> {
+    let scope = &reach.scope;
+    match operation::variables(reach.session, &scope.project, &scope.environment, id).await {
+        Ok(variables) if variables.get(OWNER_VARIABLE).is_some_and(|mark| mark == ours) => Ok(Mark::Ours),
+        Ok(_) => Ok(Mark::Foreign),
+        Err(f) if is_gone(reach, &f).await? => Ok(Mark::NoService),
+        Err(f) => Err(f),
+    }
+}
+
+/// See [`crate::provider::AgentProvider::observe`].
+pub(super) async fn observe(reach: &Reach<'_>, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+    let present = |service: &ServiceInstance| Presence::Present(Box::new(map::resource(service)));
+    match known.get(map::SERVICE_ID) {
+        Some(id) => {
+            let read = by_id(reach, id).await;
+            let read = read.map_err(|f| f.into_error(Access::Read, format!("read service {}", key.name)))?;
+            Ok(read.as_ref().map_or(Presence::Gone, present))
+        }
+        None => Ok(by_name(reach, &key.name).await?.as_ref().map_or(Presence::Unknown, present)),
+    }
+}
+
+/// See [`crate::provider::AgentProvider::destroy`].
+pub(super) async fn destroy(reach: &Reach<'_>, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+    let id = match known.get(map::SERVICE_ID) {
+        Some(id) => id.clone(),
+        None => match by_name(reach, &key.name).await? {
+            Some(service) => service.service_id,
+            None => return Ok(Presence::Gone),
+        },
+    };
+    let doing = || format!("delete service {}", key.name);
+    let found = mark(reach, &id, &key.mark).await.map_err(|f| f.into_error(Access::Read, doing()))?;
+    match found {
+        Mark::Foreign => {
+            let message = format!("its {OWNER_VARIABLE} is not {}: it is not ours and stays", key.mark);
+            return Err(rejected(Reason::Rejected, doing(), message));
+        }
+        Mark::NoService => {}
+        Mark::Ours => {
+            let environment = (reach.kind == TokenKind::Project).then_some(reach.scope.environment.as_str());
+            match operation::service_delete(reach.session, &id, environment).await {
+                Ok(()) => {}
+                // The direct read below decides.
+                Err(f) if matches!(f.kind, Kind::NotFound | Kind::Denied | Kind::NoChange) => {}
+                // A deletion that timed out was seen to succeed: the next look tells.
+                Err(f) if matches!(f.kind, Kind::Unknown | Kind::Transient) => return Ok(Presence::Unknown),
+                Err(f) => return Err(f.into_error(Access::Write, doing())),
+            }
+        }
+    }
+    let left = by_id(reach, &id).await.map_err(|f| f.into_error(Access::Read, doing()))?;
+    Ok(left.map_or(Presence::Gone, |service| Presence::Present(Box::new(map::resource(&service)))))
+}

@@ -1,0 +1,164 @@
+//! The three steps of a creation: looked at, and sent once.
+//!
+//! Image, start command and variables are all in place before the one deployment: a predecessor that set them by
+//! separate deploying calls left about one agent in ten without variables.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::domain::template::Template;
+use crate::provider::{Facts, Inputs, Key, Outcome, ProviderError, Seen};
+
+use super::classify::{Access, Failure, Kind};
+use super::removal::{Mark, by_id, by_name, is_gone, mark};
+use super::{AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation, unknown_step};
+
+/// The platform's own default, sent so that nothing depends on it.
+const RESTARTS: u32 = 10;
+const POLL: Duration = Duration::from_secs(5);
+const FOREIGN: &str = "ForeignResource";
+
+/// See [`crate::provider::AgentProvider::look`].
+pub(super) async fn look(
+    reach: &Reach<'_>,
+    key: &Key,
+    known: &Facts,
+    step: &'static str,
+) -> Result<Seen, ProviderError> {
+    if !matches!(step, SERVICE | DOMAIN | DEPLOY) {
+        return Err(unknown_step(step));
+    }
+    let id = match known.get(map::SERVICE_ID) {
+        Some(id) if step != SERVICE => id.clone(),
+        recorded => match find_ours(reach, key, recorded).await? {
+            Seen::Done(facts) if step != SERVICE => facts.get(map::SERVICE_ID).cloned().unwrap_or_default(),
+            seen => return Ok(seen),
+        },
+    };
+    let read = by_id(reach, &id).await;
+    let read = read.map_err(|f| f.into_error(Access::Read, format!("look at service {}", key.name)))?;
+    Ok(match read.as_ref().map(map::resource) {
+        // Right after its creation a service is not yet there for every reader.
+        None => Seen::Unknown,
+        Some(resource) if step == DEPLOY && !resource.facts.contains_key(map::DEPLOYMENT_ID) => Seen::Absent,
+        Some(resource) => map::progress(step, known, &resource),
+    })
+}
+
+/// Our service by its recorded id, or by our name; and in either case by our mark.
+async fn find_ours(reach: &Reach<'_>, key: &Key, recorded: Option<&String>) -> Result<Seen, ProviderError> {
+    let id = match recorded {
+        Some(id) => id.clone(),
+        None => match by_name(reach, &key.name).await? {
+            Some(service) => service.service_id,
+            None => return Ok(Seen::Absent),
+        },
+    };
+    let doing = || format!("read the owner mark of service {}", key.name);
+    let found = mark(reach, &id, &key.mark).await.map_err(|f| f.into_error(Access::Read, doing()))?;
+    Ok(match found {
+        Mark::Ours => Seen::Done(Facts::from([(map::SERVICE_ID.to_owned(), id)])),
+        Mark::NoService => Seen::Absent,
+        Mark::Foreign => Seen::Failed { reason: FOREIGN, message: foreign(key), retry: false },
+    })
+}
+
+/// Makes the service with its image and all its variables, the owner mark among them.
+pub(super) async fn make_service(
+    reach: &Reach<'_>,
+    key: &Key,
+    template: &Template,
+    inputs: &Inputs,
+) -> Result<Outcome, ProviderError> {
+    let mut variables = inputs.variables.clone();
+    variables.insert(OWNER_VARIABLE.to_owned(), key.mark.clone());
+    let input = json!({
+        "projectId": reach.scope.project,
+        "environmentId": reach.scope.environment,
+        "name": key.name,
+        "source": source(template, inputs),
+        "variables": variables,
+    });
+    match operation::service_create(reach.session, input).await {
+        Ok(created) => Ok(Outcome::Done(Facts::from([(map::SERVICE_ID.to_owned(), created.id)]))),
+        Err(f) if f.kind == Kind::Exists => Ok(match find_ours(reach, key, None).await? {
+            Seen::Done(facts) => Outcome::Done(facts),
+            Seen::Failed { reason, message, retry } => Outcome::Failed { reason, message, retry },
+            // The name is taken, but by nothing that is listed yet.
+            _ => Outcome::Running { facts: Facts::new(), poll: POLL },
+        }),
+        Err(f) => Err(f.into_error(Access::Write, format!("create service {}", key.name))),
+    }
+}
+
+/// Makes the domain.
+pub(super) async fn make_domain(reach: &Reach<'_>, key: &Key, known: &Facts) -> Result<Outcome, ProviderError> {
+    let doing = format!("create the domain of service {}", key.name);
+    let Some(service) = known.get(map::SERVICE_ID) else { return Err(no_service_id(doing)) };
+    let mut input = json!({ "environmentId": reach.scope.environment, "serviceId": service, "targetPort": AGENT_PORT });
+    let mut made = operation::domain_create(reach.session, input.clone()).await;
+    if made.as_ref().is_err_and(|f| f.kind == Kind::Invalid) {
+        // In 2025 a port was refused where a variable PORT existed. Refused is not done, so this is no repetition.
+        if let Some(fields) = input.as_object_mut() {
+            fields.remove("targetPort");
+        }
+        made = operation::domain_create(reach.session, input).await;
+    }
+    match made {
+        Ok(domain) => Ok(Outcome::Done(Facts::from([
+            (map::URL.to_owned(), map::url_of(&domain.domain)),
+            (map::DOMAIN_ID.to_owned(), domain.id),
+        ]))),
+        Err(f) => refused(reach, f, doing).await,
+    }
+}
+
+/// Sets what a creation cannot set and starts the one deployment. Always a new one: what the creation may have
+/// deployed by itself has no start command.
+pub(super) async fn deploy(
+    reach: &Reach<'_>,
+    key: &Key,
+    known: &Facts,
+    template: &Template,
+    inputs: &Inputs,
+) -> Result<Outcome, ProviderError> {
+    let doing = format!("configure and deploy service {}", key.name);
+    let Some(service) = known.get(map::SERVICE_ID) else { return Err(no_service_id(doing)) };
+    let mut input = json!({
+        "source": source(template, inputs),
+        "numReplicas": 1,
+        "restartPolicyType": "ON_FAILURE",
+        "restartPolicyMaxRetries": RESTARTS,
+        "sleepApplication": false,
+    });
+    if let Some(command) = template.provider.railway.as_ref().and_then(|r| r.start_command.as_ref()) {
+        input["startCommand"] = command.as_str().into();
+    }
+    match operation::configure_and_deploy(reach.session, &reach.scope.environment, service, input).await {
+        Ok(deployment) => {
+            let facts = Facts::from([(map::DEPLOYMENT_ID.to_owned(), deployment)]);
+            Ok(Outcome::Running { facts, poll: POLL })
+        }
+        Err(f) => refused(reach, f, doing).await,
+    }
+}
+
+/// A step of a service that exists was refused. Right after the creation Railway may not know it yet everywhere.
+async fn refused(reach: &Reach<'_>, failure: Failure, doing: String) -> Result<Outcome, ProviderError> {
+    let gone = is_gone(reach, &failure).await.map_err(|f| f.into_error(Access::Read, doing.clone()))?;
+    if gone {
+        let message = format!("{doing}: {}: Railway does not know the service (yet)", failure.message);
+        return Ok(Outcome::Failed { reason: "ServiceNotFound", message, retry: true });
+    }
+    Err(failure.into_error(Access::Write, doing))
+}
+
+fn source(template: &Template, inputs: &Inputs) -> Value {
+    let written = || template.provider.railway.as_ref()?.source.image.as_ref().map(|i| i.reference.clone());
+    json!({ "image": inputs.image.clone().or_else(written) })
+}
+
+fn foreign(key: &Key) -> String {
+    format!("a service named {} exists and its {OWNER_VARIABLE} is not {}: it is not ours", key.name, key.mark)
+}

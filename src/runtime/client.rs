@@ -1,0 +1,316 @@
+//! Probes, the status call and the one claim call over HTTP.
+//!
+//! A probe may use a pooled connection; a claim never does, because a pooled connection to an agent that restarted
+//! breaks at first use, and for a claim "broken" means "nobody knows". Redirects are not followed, a request goes out
+//! once, and only a 401 or 403 is answered by one more with the pool's shared key.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use crate::clock::Clock;
+use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Probe, Refusal};
+
+use super::wire::{Answer, Content, Health, Reply, claimed, error_text, health, is_gateway_status, redacted, status};
+use super::{Agent, AgentRuntime, gateway, pool_server};
+
+const CONNECT: Duration = Duration::from_secs(5);
+const BODY_MAX: usize = 1 << 20;
+
+/// The agents' HTTP contract. Cheap to clone.
+#[derive(Clone)]
+pub struct HttpRuntime {
+    probes: reqwest::Client,
+    claims: reqwest::Client,
+    connect_to: Option<String>,
+    clock: Clock,
+}
+
+/// The clients could not be built.
+#[derive(Debug, thiserror::Error)]
+#[error("build the HTTP client for agents")]
+pub struct SetupError(#[from] reqwest::Error);
+
+/// A request to an agent, without its authentication.
+struct Request<'a> {
+    path: &'a str,
+    body: Option<&'a Value>,
+    limit: Duration,
+}
+
+impl HttpRuntime {
+    /// `connect_to`, `host:port`: dial that in plain HTTP for every agent, with the `Host` of the agent's address
+    /// (`AGENTPOOL_AGENT_CONNECT_TO`; tests and the quick start).
+    pub fn new(connect_to: Option<String>) -> Result<Self, SetupError> {
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("agentpool/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .http1_only()
+                .connect_timeout(CONNECT);
+            if connect_to.is_some() { builder.no_proxy() } else { builder }
+        };
+        let probes = builder().pool_max_idle_per_host(2).pool_idle_timeout(Duration::from_secs(45)).build()?;
+        let claims = builder().pool_max_idle_per_host(0).build()?;
+        Ok(Self { probes, claims, connect_to, clock: Clock::system() })
+    }
+
+    /// Sends with the agent's token and, where that is refused, once more with the shared key.
+    async fn send(&self, client: &reqwest::Client, agent: &Agent, request: Request<'_>) -> Answer {
+        let started = self.clock.monotonic();
+        let first = self.once(client, agent, agent.token.as_ref(), &request).await;
+        match (&first, &agent.shared_key) {
+            (Answer::Reply(reply), Some(key)) if reply.is_refused() && !same(agent.token.as_ref(), key) => {
+                let spent = self.clock.monotonic().saturating_sub(started);
+                let rest = Request { limit: request.limit.saturating_sub(spent), ..request };
+                if rest.limit.is_zero() {
+                    return first;
+                }
+                let second = self.once(client, agent, Some(key), &rest).await;
+                if matches!(&second, Answer::Reply(r) if !r.is_refused()) {
+                    tracing::debug!(path = request.path, "the agent takes the pool's shared key, not its own token");
+                }
+                second
+            }
+            _ => first,
+        }
+    }
+
+    async fn once(
+        &self,
+        client: &reqwest::Client,
+        agent: &Agent,
+        token: Option<&SecretString>,
+        request: &Request<'_>,
+    ) -> Answer {
+        let Some((url, host)) = self.address(&agent.url, request.path) else {
+            return Answer::NotSent("the agent's address is not a URL".to_owned());
+        };
+        let mut builder = match request.body {
+            Some(body) => client.post(url).json(body),
+            None => client.get(url),
+        };
+        if let Some(host) = host {
+            builder = builder.header(HOST, host);
+        }
+        if let Some(token) = token {
+            let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) else {
+                return Answer::NotSent("the token has characters that cannot be sent".to_owned());
+            };
+            value.set_sensitive(true);
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        match builder.timeout(request.limit).send().await {
+            Ok(response) => read(response).await,
+            Err(e) if e.is_connect() || e.is_builder() => Answer::NotSent(cause(&e).to_owned()),
+            Err(e) => Answer::Broken(cause(&e).to_owned()),
+        }
+    }
+
+    /// Where to send, and the `Host` to send where that differs.
+    fn address(&self, base: &str, path: &str) -> Option<(reqwest::Url, Option<String>)> {
+        let base: reqwest::Url = base.parse().ok()?;
+        let host = base.host_str()?;
+        let authority = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let (scheme, dial, host) = match &self.connect_to {
+            Some(dial) => ("http", dial.clone(), Some(authority)),
+            None => (base.scheme(), authority, None),
+        };
+        Some((format!("{scheme}://{dial}{path}").parse().ok()?, host))
+    }
+
+    async fn get(&self, agent: &Agent, path: &str, limit: Duration) -> Answer {
+        self.send(&self.probes, agent, Request { path, body: None, limit }).await
+    }
+
+    /// The wrapper, or what else answers in its place.
+    async fn probe_pool_server(&self, agent: &Agent, recorded: Option<Dialect>, limit: Duration) -> Probe {
+        let answer = self.get(agent, pool_server::HEALTH, limit).await;
+        let reply = match answer {
+            Answer::Reply(reply) => reply,
+            Answer::NotSent(text) | Answer::Broken(text) => return Probe::Unreachable(text),
+        };
+        match health(&reply) {
+            Some(Health { ready: true, kind, version }) => self.behind_wrapper(agent, kind, version, limit).await,
+            Some(_) => Probe::NotReady(format!("the runtime is not up yet (health: HTTP {})", reply.status)),
+            None if may_be_gateway(&reply) => self.maybe_gateway(agent, recorded, &reply, limit).await,
+            None => no_status(&reply, pool_server::HEALTH),
+        }
+    }
+
+    async fn behind_wrapper(
+        &self,
+        agent: &Agent,
+        kind: Option<String>,
+        version: Option<String>,
+        limit: Duration,
+    ) -> Probe {
+        match read_status(&self.get(agent, gateway::STATUS, limit).await) {
+            // Health decides "up".
+            Ok(mut status) => {
+                status.ready = true;
+                Probe::Answered { dialect: Dialect::PoolServer, kind, version, status }
+            }
+            Err(probe) => probe,
+        }
+    }
+
+    /// There is no `/pool/health`: a gateway, or nothing at all behind the provider's edge.
+    async fn maybe_gateway(&self, agent: &Agent, recorded: Option<Dialect>, health: &Reply, limit: Duration) -> Probe {
+        match self.get(agent, gateway::STATUS, limit).await {
+            Answer::Reply(reply) if is_gateway_status(&reply) => match recorded {
+                Some(Dialect::PoolServer) => Probe::WrongRuntime("a gateway answers, not a pool server".to_owned()),
+                _ => gateway_probe(&Answer::Reply(reply)),
+            },
+            Answer::Reply(reply) if reply.is_refused() => Probe::Unauthorized,
+            Answer::Reply(_) => no_status(health, pool_server::HEALTH),
+            Answer::NotSent(text) | Answer::Broken(text) => Probe::Unreachable(text),
+        }
+    }
+
+    async fn probe_gateway(&self, agent: &Agent, limit: Duration) -> Probe {
+        let answer = self.get(agent, gateway::STATUS, limit).await;
+        // Only a managed runtime's status has no `ready`, and such a runtime stands behind a wrapper.
+        let odd = matches!(&answer, Answer::Reply(r) if status(r).is_some() && !is_gateway_status(r));
+        if odd
+            && let Answer::Reply(reply) = self.get(agent, pool_server::HEALTH, limit).await
+            && health(&reply).is_some()
+        {
+            return Probe::WrongRuntime("a pool server answers, not a gateway".to_owned());
+        }
+        gateway_probe(&answer)
+    }
+}
+
+#[async_trait]
+impl AgentRuntime for HttpRuntime {
+    async fn probe(&self, agent: &Agent, recorded: Option<Dialect>, limit: Duration) -> Probe {
+        match recorded {
+            Some(Dialect::Gateway) => self.probe_gateway(agent, limit).await,
+            _ => self.probe_pool_server(agent, recorded, limit).await,
+        }
+    }
+
+    async fn status(&self, agent: &Agent, dialect: Dialect, limit: Duration) -> Probe {
+        let answer = self.get(agent, gateway::STATUS, limit).await;
+        match (dialect, read_status(&answer)) {
+            (Dialect::Gateway, _) => gateway_probe(&answer),
+            (_, Ok(status)) => Probe::Answered { dialect, kind: None, version: None, status },
+            (_, Err(probe)) => probe,
+        }
+    }
+
+    async fn claim(&self, agent: &Agent, dialect: Dialect, call: &ClaimCall, limit: Duration) -> ClaimOutcome {
+        let (path, body, limit) = match dialect {
+            Dialect::Gateway => gateway::claim(call, limit),
+            Dialect::PoolServer => {
+                let (path, body) = pool_server::claim(call);
+                (path, body, limit)
+            }
+        };
+        if limit.is_zero() {
+            return ClaimOutcome::Refused(Refusal::NotSent);
+        }
+        let answer = self.send(&self.claims, agent, Request { path, body: Some(&body), limit }).await;
+        let reply = match answer {
+            Answer::Reply(reply) => reply,
+            Answer::NotSent(_) => return ClaimOutcome::Refused(Refusal::NotSent),
+            Answer::Broken(text) => return ClaimOutcome::Unknown(text),
+        };
+        let text = || {
+            let said = error_text(&reply).unwrap_or_else(|| reply.summary());
+            redacted(&said, &[agent.token.as_ref(), agent.shared_key.as_ref()], call)
+        };
+        outcome(&reply, dialect, call.join_url.is_some(), text)
+    }
+}
+
+/// The classes of a claim's outcome. Pure.
+fn outcome(reply: &Reply, dialect: Dialect, joining: bool, text: impl Fn() -> String) -> ClaimOutcome {
+    match reply.status {
+        200..300 => claimed(reply, joining),
+        400 | 413 | 422 => ClaimOutcome::Refused(Refusal::Invalid(text())),
+        401 | 403 => ClaimOutcome::Refused(Refusal::Unauthorized),
+        404 => ClaimOutcome::Refused(Refusal::NotReady),
+        405 => ClaimOutcome::Refused(Refusal::WrongRuntime),
+        409 => ClaimOutcome::Busy,
+        // Only the runtime's or the wrapper's own says that it has finished.
+        500 if error_text(reply).is_some() => ClaimOutcome::Failed(text()),
+        503 if dialect == Dialect::PoolServer && pool_server::is_not_ready(reply) => {
+            ClaimOutcome::Refused(Refusal::NotReady)
+        }
+        _ => ClaimOutcome::Unknown(reply.summary()),
+    }
+}
+
+/// What a gateway answers at a path it does not know: its page, or 503 text where the page is missing, or 405. And 404
+/// is the edge of a provider.
+fn may_be_gateway(reply: &Reply) -> bool {
+    reply.content == Content::Html || matches!((reply.status, reply.content), (404 | 405, _) | (503, Content::Text))
+}
+
+fn gateway_probe(answer: &Answer) -> Probe {
+    match read_status(answer) {
+        Ok(status) if status.ready => Probe::Answered { dialect: Dialect::Gateway, kind: None, version: None, status },
+        Ok(_) => Probe::NotReady("the gateway says that it is not ready".to_owned()),
+        Err(probe) => probe,
+    }
+}
+
+/// The status in an answer, or what else a probe is to say.
+fn read_status(answer: &Answer) -> Result<crate::domain::agent::AgentStatus, Probe> {
+    match answer {
+        Answer::Reply(reply) => status(reply).ok_or_else(|| no_status(reply, gateway::STATUS)),
+        Answer::NotSent(text) | Answer::Broken(text) => Err(Probe::Unreachable(text.clone())),
+    }
+}
+
+/// An answer that is none: who refuses, who is not ready, who is not there.
+fn no_status(reply: &Reply, path: &str) -> Probe {
+    let text = format!("{path}: {}", reply.summary());
+    if reply.is_refused() {
+        Probe::Unauthorized
+    } else if reply.status == 200 && reply.content == Content::Html {
+        // A gateway between listening and the loading of its plugin.
+        Probe::NotReady(text)
+    } else {
+        Probe::Unreachable(text)
+    }
+}
+
+async fn read(mut response: reqwest::Response) -> Answer {
+    let status = response.status().as_u16();
+    let content = Content::of(response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()));
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_MAX => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => return Answer::Broken("the answer is larger than 1 MiB".to_owned()),
+            Ok(None) => break,
+            Err(e) => return Answer::Broken(cause(&e).to_owned()),
+        }
+    }
+    let json = if content == Content::Json { serde_json::from_slice(&body).ok() } else { None };
+    Answer::Reply(Reply { status, content, json })
+}
+
+/// In our words: the library's hold the address.
+fn cause(error: &reqwest::Error) -> &'static str {
+    if error.is_connect() {
+        "no connection"
+    } else if error.is_timeout() {
+        "no complete answer in time"
+    } else if error.is_builder() {
+        "the request could not be built"
+    } else {
+        "the connection broke before the answer was complete"
+    }
+}
+
+fn same(token: Option<&SecretString>, key: &SecretString) -> bool {
+    token.is_some_and(|t| t.expose_secret() == key.expose_secret())
+}
