@@ -37,7 +37,7 @@ fn print_crds(kind: Option<&str>) -> Result<()> {
     anyhow::ensure!(!chosen.is_empty(), "--kind: there is no such kind; known: {}", known.join(", "));
     for (index, crd) in chosen.iter().enumerate() {
         let separator = if index > 0 { "---\n" } else { "" };
-        print!("{separator}{}", serde_yaml::to_string(crd)?);
+        print!("{separator}{}", agentpool::api::to_yaml(crd)?);
     }
     Ok(())
 }
