@@ -1,7 +1,12 @@
-//! Tests against a real API server: see support/cluster.rs for where it comes from.
-#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+//! The whole system on a real API server, with the simulator's binary as the outside world. See support/world.rs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed unwrap is a failed test; tests measure real time and wait for real processes"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod control_plane;
+mod spine;
