@@ -22,8 +22,13 @@ const MARGIN: Duration = Duration::from_secs(30);
 pub async fn claim(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let request = claim_request(&pool.spec, &pool.spec.environment, &call.body)?;
-    let deadline = Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(0)) + MARGIN;
-    let (claims, clock, metrics) = (call.state.claims.clone(), call.state.clock.clone(), call.state.metrics.clone());
+    let deadline =
+        Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(0)) + MARGIN;
+    let (claims, clock, metrics) = (
+        call.state.claims.clone(),
+        call.state.clock.clone(),
+        call.state.metrics.clone(),
+    );
     let task = call.state.tasks.spawn(async move {
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
         let source = request.source.clone();
