@@ -29,6 +29,7 @@ pub async fn claim(call: &Call) -> Result<Response, ApiError> {
         call.state.clock.clone(),
         call.state.metrics.clone(),
     );
+    let named = pool.clone();
     let task = call.state.tasks.spawn(async move {
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
         let source = request.source.clone();
@@ -46,6 +47,10 @@ pub async fn claim(call: &Call) -> Result<Response, ApiError> {
         Ok(Ok(outcome)) => Ok(Json(body(&outcome?)).into_response()),
         Ok(Err(join)) => {
             error!(error = %join, "a claim's task ended without an answer");
+            let (namespace, name) = (named.namespace().unwrap_or_default(), named.name_any());
+            call.state
+                .metrics
+                .claim(&namespace, &name, "", ClaimResult::Lost, Duration::ZERO);
             Err(ApiError::internal())
         }
         Err(_) => Err(ApiError::still_running()),

@@ -34,15 +34,7 @@ pub fn claim_request(
     let join_url = optional_text("joinUrl", field("joinUrl"))?;
     let profile_image = optional_text("profileImage", field("profileImage"))?;
     let metadata = metadata(field("metadata"))?;
-    let runtime = match field("runtime").filter(|v| truthy(v)) {
-        None => None,
-        Some(Value::String(kind)) if kind == "hermes" || kind == "openclaw" => Some(kind.clone()),
-        Some(_) => {
-            return Err(ApiError::bad_request(
-                "runtime must be 'hermes' or 'openclaw' if provided",
-            ));
-        }
-    };
+    let runtime = runtime(field("runtime"))?;
     if let Some(url) = &join_url {
         join_url::check_environment(url, environment)?;
     }
@@ -61,16 +53,7 @@ pub fn claim_request(
             )?;
         }
     }
-    let source = field("source")
-        .and_then(Value::as_str)
-        .map(str::trim)
-        .filter(|s| !s.is_empty())
-        .unwrap_or("api");
-    let source = source
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_SOURCE_CHARS)
-        .collect();
+    let source = source(field("source"));
     Ok(ClaimRequest {
         agent_name,
         instructions,
@@ -126,6 +109,18 @@ fn optional_text(name: &str, value: Option<&Value>) -> Result<Option<String>, Ap
     }
 }
 
+fn runtime(value: Option<&Value>) -> Result<Option<String>, ApiError> {
+    match value.filter(|v| truthy(v)) {
+        None => Ok(None),
+        Some(Value::String(kind)) if kind == "hermes" || kind == "openclaw" => {
+            Ok(Some(kind.clone()))
+        }
+        Some(_) => Err(ApiError::bad_request(
+            "runtime must be 'hermes' or 'openclaw' if provided",
+        )),
+    }
+}
+
 fn metadata(value: Option<&Value>) -> Result<Option<&Map<String, Value>>, ApiError> {
     match value.filter(|v| truthy(v)) {
         None => Ok(None),
@@ -143,6 +138,19 @@ fn strings(map: &Map<String, Value>) -> Result<BTreeMap<String, String>, ApiErro
     pairs
         .collect::<Option<_>>()
         .ok_or_else(|| ApiError::bad_request("metadata values must be strings"))
+}
+
+/// Who asks, for logs and metrics: not worth a refusal.
+fn source(value: Option<&Value>) -> String {
+    let word = value
+        .and_then(Value::as_str)
+        .map(str::trim)
+        .filter(|s| !s.is_empty())
+        .unwrap_or("api");
+    word.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_SOURCE_CHARS)
+        .collect()
 }
 
 /// The pool's own default name is the variable `DEFAULT_AGENT_NAME` of its agents.
