@@ -14,6 +14,7 @@
 //! http ← app ← main`. `tests/layering.rs` keeps this true. `clock` and `telemetry` are leaves.
 
 pub mod api;
+pub mod app;
 pub mod claim;
 pub mod clock;
 pub mod config;

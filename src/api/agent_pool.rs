@@ -321,7 +321,7 @@ pub struct ImageSource {
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^\s]+$"))]
     pub reference: String,
     /// Whether a tag is resolved to a digest before it is deployed. PinOrFail (default) creates nothing while it
-    /// cannot be; PinOrTag falls back to the tag; Off deploys what is written.
+    /// cannot be; PinOrTag falls back to the tag; "Off" (in quotes: YAML takes the bare word for a boolean) deploys what is written.
     #[serde(default)]
     pub digest_policy: DigestPolicy,
 }
@@ -762,7 +762,7 @@ pub struct ClaimPolicy {
     #[schemars(range(min = 60, max = 604800))]
     pub pending_timeout_seconds: i32,
     /// Whether a second claim with the same join link is refused: Active (default) while the first is in flight or its
-    /// agent lives, InFlight while it is in flight, Off never.
+    /// agent lives, InFlight while it is in flight, "Off" (in quotes: YAML takes the bare word for a boolean) never.
     #[serde(default)]
     pub dedupe_join_url: DedupeJoinUrl,
     /// When agent name and instructions are required. Default CreateOnly.

@@ -41,6 +41,24 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![tidy(AgentPool::crd()), tidy(AgentInstance::crd())]
 }
 
+/// A CRD as YAML. Words that YAML 1.1, and so kubectl, reads as booleans (`Off`) are quoted, which the printer, being
+/// of YAML 1.2, does not do by itself.
+pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_yaml::Error> {
+    let text = serde_yaml::to_string(crd)?;
+    Ok(text.lines().map(|line| quote_boolean(line) + "\n").collect())
+}
+
+fn quote_boolean(line: &str) -> String {
+    for mark in ["- ", ": "] {
+        if let Some((before, word)) = line.rsplit_once(mark)
+            && matches!(word, "Off" | "On" | "Yes" | "No" | "off" | "on" | "yes" | "no" | "y" | "n" | "Y" | "N")
+        {
+            return format!("{before}{mark}\"{word}\"");
+        }
+    }
+    line.to_owned()
+}
+
 /// Makes a derived CRD what Kubernetes expects of a hand-written one.
 ///
 /// `nullable` goes, because a null would otherwise be stored and satisfy CEL's `has()`; integer formats that

@@ -24,8 +24,9 @@ use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Refusal};
 use crate::domain::claim::{self as judgement, FURTHER, Settlement};
 use crate::domain::instance::{phase, status};
 use crate::domain::template::Template;
-use crate::domain::token::{Purpose, RootKey};
+use crate::domain::token::Purpose;
 use crate::k8s::error::K8sError;
+use crate::k8s::secret::RootKeys;
 use crate::k8s::{patch, secret};
 use crate::runtime::{Agent, AgentRuntime};
 
@@ -44,7 +45,7 @@ struct Inner {
     client: Client,
     candidates: Arc<Candidates>,
     runtime: Arc<dyn AgentRuntime>,
-    root_key: Arc<RootKey>,
+    root_keys: RootKeys,
     clock: Clock,
     rng: Rng,
     holder: String,
@@ -57,13 +58,13 @@ impl ClaimService {
         client: Client,
         candidates: Arc<Candidates>,
         runtime: Arc<dyn AgentRuntime>,
-        root_key: Arc<RootKey>,
+        root_keys: RootKeys,
         clock: Clock,
         rng: Rng,
         holder: String,
         tasks: TaskTracker,
     ) -> Self {
-        Self { inner: Arc::new(Inner { client, candidates, runtime, root_key, clock, rng, holder }), tasks }
+        Self { inner: Arc::new(Inner { client, candidates, runtime, root_keys, clock, rng, holder }), tasks }
     }
 }
 
@@ -279,7 +280,7 @@ impl Inner {
     fn token(&self, instance: &AgentInstance) -> Option<SecretString> {
         let status = instance.status.as_ref();
         let n = status.and_then(|s| s.token_seq).unwrap_or(1);
-        self.root_key.token(Purpose::Gateway, &instance.spec.id, n, status.and_then(|s| s.token_key.as_deref()))
+        self.root_keys.get()?.token(Purpose::Gateway, &instance.spec.id, n, status.and_then(|s| s.token_key.as_deref()))
     }
 
     /// Nothing was done to the agent: the claim is cleared and the turn raised, so that it is proven anew.

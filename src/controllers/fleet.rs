@@ -40,8 +40,17 @@ pub struct Scope {
     pub token_kind: TokenKind,
     /// Railway: the project.
     pub project_id: String,
-    /// Railway: the environment's id, or its name where only that is known.
-    pub environment: String,
+    /// Railway: the environment.
+    pub environment: Environment,
+}
+
+/// A Railway environment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Environment {
+    /// By its id.
+    Id(String),
+    /// By its name, to be resolved.
+    Name(String),
 }
 
 /// Makes a provider for a scope. `app` brings the real ones.
@@ -260,14 +269,17 @@ pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
         secret: railway.token_secret_ref.clone(),
         token_kind: railway.token_kind,
         project_id: project.project_id.clone(),
-        environment: project.environment_id.clone().or_else(|| project.environment_name.clone()).unwrap_or_default(),
+        environment: match &project.environment_id {
+            Some(id) => Environment::Id(id.clone()),
+            None => Environment::Name(project.environment_name.clone().unwrap_or_default()),
+        },
     })
 }
 
 /// The same scope with the environment's id, once it is known: what instances record and share.
 pub fn resolved_scope(scope: &Scope, facts: &Facts) -> Scope {
-    let environment = facts.get("environmentId").cloned().unwrap_or_else(|| scope.environment.clone());
-    Scope { environment, ..scope.clone() }
+    let environment = facts.get("environmentId").cloned().map(Environment::Id);
+    Scope { environment: environment.unwrap_or_else(|| scope.environment.clone()), ..scope.clone() }
 }
 
 /// What an instance of a scope records for its own destruction.
@@ -277,7 +289,10 @@ pub fn provider_ref(scope: &Scope) -> ProviderRef {
         token_secret_ref: Some(scope.secret.clone()),
         token_kind: Some(scope.token_kind),
         project_id: Some(scope.project_id.clone()),
-        environment_id: Some(scope.environment.clone()),
+        environment_id: match &scope.environment {
+            Environment::Id(id) => Some(id.clone()),
+            Environment::Name(_) => None,
+        },
     }
 }
 
@@ -289,6 +304,6 @@ pub fn scope_of_instance(namespace: &str, provider: &ProviderRef) -> Option<Scop
         secret: provider.token_secret_ref.clone()?,
         token_kind: provider.token_kind.unwrap_or_default(),
         project_id: provider.project_id.clone().unwrap_or_default(),
-        environment: provider.environment_id.clone().unwrap_or_default(),
+        environment: Environment::Id(provider.environment_id.clone().unwrap_or_default()),
     })
 }

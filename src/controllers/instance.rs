@@ -281,7 +281,7 @@ async fn record(object: &mut AgentInstance, around: &Surroundings, evidence: &Ev
     let given = Given {
         now: ctx.clock.now(),
         operation_id: names::hex(&ctx.rng.bytes::<4>()),
-        token_key: Some(ctx.root_key.fingerprint()),
+        token_key: ctx.root_keys.get().map(|k| k.fingerprint()),
         image: around.template.as_ref().and_then(|t| image_of(t)),
     };
     let view = View { instance: object, plan: &around.plan, listed, progress: None, evidence, memory, limits: around.limits };
@@ -440,8 +440,9 @@ async fn inputs(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Res
     }
     let token = token(object, template, ctx).await?;
     let derived = |purpose| {
-        ctx.root_key
-            .token(purpose, &object.spec.id, 1, None)
+        ctx.root_keys
+            .get()
+            .and_then(|k| k.token(purpose, &object.spec.id, 1, None))
             .ok_or_else(|| rejected(Reason::InternalError, "no root key".to_owned()))
     };
     let (setup, wallet) = (derived(Purpose::Setup)?, derived(Purpose::Wallet)?);
@@ -468,7 +469,7 @@ async fn token(object: &AgentInstance, template: &Template, ctx: &Ctx) -> Result
             let status = object.status.as_ref();
             let n = status.and_then(|s| s.token_seq).unwrap_or(1);
             let key = status.and_then(|s| s.token_key.as_deref());
-            ctx.root_key.token(Purpose::Gateway, &object.spec.id, n, key).map(Some).ok_or_else(|| Trouble {
+            ctx.root_keys.get().and_then(|k| k.token(Purpose::Gateway, &object.spec.id, n, key)).map(Some).ok_or_else(|| Trouble {
                 class: Class::Unauthorized,
                 reason: Reason::CredentialsMissing,
                 message: "the root key that this agent's token derives from is no longer in the root key Secret: put it back as `previous`".to_owned(),

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{AgentInstance, AgentPool};
 use crate::clock::{Clock, Rng};
-use crate::domain::token::RootKey;
 use crate::k8s::event::Events;
+use crate::k8s::secret::RootKeys;
 use crate::k8s::watch::Queue;
 use crate::runtime::AgentRuntime;
 use crate::telemetry::Metrics;
@@ -48,7 +48,7 @@ pub struct Ctx {
     /// The agents.
     pub runtime: Arc<dyn AgentRuntime>,
     /// What this process remembers of instances.
-    pub memories: Memories,
+    pub memories: Arc<Memories>,
     /// Events.
     pub events: Events,
     /// Time.
@@ -56,7 +56,7 @@ pub struct Ctx {
     /// Randomness.
     pub rng: Rng,
     /// The release's root keys.
-    pub root_key: Arc<RootKey>,
+    pub root_keys: RootKeys,
     /// UID of namespace kube-system, or as configured.
     pub cluster_id: String,
     /// The release's name.

@@ -1,6 +1,7 @@
 //! Secrets by name: the pool's credentials and the release's root key. Never watched as a whole, never logged.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -11,6 +12,7 @@ use secrecy::SecretString;
 use super::CALL_LIMIT;
 use super::error::{K8sError, within};
 use crate::api::agent_pool::SecretKeyRef;
+use crate::domain::token::RootKey;
 
 /// Why a value could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -76,4 +78,22 @@ pub async fn root_key(client: &Client, namespace: &str, name: &str, fresh: [u8; 
         .filter(|k| k.0.len() >= 16)
         .ok_or_else(|| SecretError::Missing(format!("Secret {namespace}/{name} needs the key `{ROOT_CURRENT}` with at least 16 bytes")))?;
     Ok((current.0, data.remove(ROOT_PREVIOUS).map(|k| k.0)))
+}
+
+/// The release's root keys, once they are read; shared by everything that derives tokens.
+#[derive(Clone, Default)]
+pub struct RootKeys {
+    keys: Arc<RwLock<Option<Arc<RootKey>>>>,
+}
+
+impl RootKeys {
+    /// The keys; `None` until they were read for the first time.
+    pub fn get(&self) -> Option<Arc<RootKey>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces them.
+    pub fn set(&self, keys: RootKey) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(keys));
+    }
 }

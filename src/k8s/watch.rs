@@ -27,14 +27,15 @@ where
     }
 }
 
-/// Watches a kind for ever into a store; `touched` hears of every object that came, changed or went.
+/// Watches a kind for ever into a store; `touched` hears of every object that came or changed, and (true) of every
+/// object that went.
 ///
 /// `trim` drops what nobody needs from memory. Errors are logged and the watch goes on with a back-off; the stream
 /// ends only with the process.
 pub fn start<K>(
     api: Api<K>,
     trim: fn(&mut K),
-    touched: impl Fn(&K) + Send + Sync + 'static,
+    touched: impl Fn(&K, bool) + Send + Sync + 'static,
 ) -> (Store<K>, impl Future<Output = ()> + Send + 'static)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
@@ -46,7 +47,8 @@ where
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             match event {
-                Ok(watcher::Event::Apply(o) | watcher::Event::InitApply(o) | watcher::Event::Delete(o)) => touched(&o),
+                Ok(watcher::Event::Apply(o) | watcher::Event::InitApply(o)) => touched(&o, false),
+                Ok(watcher::Event::Delete(o)) => touched(&o, true),
                 Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
                 Err(error) => {
                     let kind = K::kind(&()).into_owned();
