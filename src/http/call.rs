@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{RawPathParams, Request};
+use axum::extract::{Query, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use kube::runtime::reflector::ObjectRef;
@@ -37,13 +37,36 @@ pub struct Call {
 
 impl Call {
     /// Reads a request. Who may make it was decided before.
-    pub async fn read(state: AppState, authorised: bool, params: &RawPathParams, request: Request) -> Result<Self, ApiError> {
+    pub async fn read(
+        state: AppState,
+        authorised: bool,
+        params: &RawPathParams,
+        request: Request,
+    ) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
-        let param = |name: &str| params.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
-        let prefix = param("namespace").zip(param("name")).map(|(namespace, name)| PoolKey { namespace, name });
-        let query = query_of(&parts);
-        let body = if parts.method == Method::GET { Map::new() } else { json_body(&parts.headers, body).await? };
-        Ok(Self { state, authorised, id: param("id").unwrap_or_default(), query, body, prefix })
+        let param = |name: &str| {
+            params
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value.to_owned())
+        };
+        let prefix = param("namespace")
+            .zip(param("name"))
+            .map(|(namespace, name)| PoolKey { namespace, name });
+        let query = query_of(&parts)?;
+        let body = if parts.method == Method::GET {
+            Map::new()
+        } else {
+            json_body(&parts.headers, body).await?
+        };
+        Ok(Self {
+            state,
+            authorised,
+            id: param("id").unwrap_or_default(),
+            query,
+            body,
+            prefix,
+        })
     }
 
     /// Whether a query parameter has that value.
@@ -53,30 +76,53 @@ impl Call {
 
     /// The pool that the call names, else the default pool.
     pub fn pool(&self) -> Result<Arc<AgentPool>, ApiError> {
-        let word = self.query.get("pool").map(String::as_str).or_else(|| self.body.get("pool").and_then(Value::as_str));
-        match (&self.prefix, word.map(str::trim).filter(|w| !w.is_empty())) {
-            (Some(key), _) => self.by_key(key),
-            (None, Some(word)) => match word.parse::<PoolKey>() {
-                Ok(key) => self.by_key(&key),
-                Err(_) => self.by_name(word),
-            },
-            (None, None) => self.default_pool(),
+        match self.named_pool() {
+            Some(named) => named,
+            None => self.default_pool(),
+        }
+    }
+
+    /// The pool that the call names by its path, its query or its body, in this order; `None` where it names none.
+    pub fn named_pool(&self) -> Option<Result<Arc<AgentPool>, ApiError>> {
+        if let Some(key) = &self.prefix {
+            return Some(self.by_key(key));
+        }
+        let word = match (self.query.get("pool"), self.body.get("pool")) {
+            (Some(word), _) | (None, Some(Value::String(word))) => word.trim(),
+            (None, None | Some(Value::Null)) => return None,
+            // Not left out of account: it would be done to the default pool.
+            (None, Some(_)) => {
+                return Some(Err(ApiError::bad_request(
+                    "pool must be a string if provided",
+                )));
+            }
+        };
+        match word.parse::<PoolKey>() {
+            _ if word.is_empty() => None,
+            Ok(key) => Some(self.by_key(&key)),
+            Err(_) => Some(self.by_name(word)),
         }
     }
 
     fn by_key(&self, key: &PoolKey) -> Result<Arc<AgentPool>, ApiError> {
-        let found = self.state.pools.get(&ObjectRef::new(&key.name).within(&key.namespace));
+        let found = self
+            .state
+            .pools
+            .get(&ObjectRef::new(&key.name).within(&key.namespace));
         found.ok_or_else(|| ApiError::not_found(format!("Pool {key} not found")))
     }
 
     fn by_name(&self, name: &str) -> Result<Arc<AgentPool>, ApiError> {
-        let mut found = self.state.pools.state_filter(|p| p.metadata.name.as_deref() == Some(name));
+        let mut found = self
+            .state
+            .pools
+            .state_filter(|p| p.metadata.name.as_deref() == Some(name));
         match (found.pop(), found.pop()) {
             (Some(one), None) => Ok(one),
             (None, _) => Err(ApiError::not_found(format!("Pool {name} not found"))),
-            (Some(_), Some(_)) => {
-                Err(ApiError::not_found(format!("Several pools are called {name}: name one as <namespace>/{name}")))
-            }
+            (Some(_), Some(_)) => Err(ApiError::not_found(format!(
+                "Several pools are called {name}: name one as <namespace>/{name}"
+            ))),
         }
     }
 
@@ -87,7 +133,9 @@ impl Call {
         let mut all = self.state.pools.state();
         match (all.pop(), all.is_empty()) {
             (Some(one), true) => Ok(one),
-            (None, _) => Err(ApiError::not_found("There is no pool yet: create an AgentPool")),
+            (None, _) => Err(ApiError::not_found(
+                "There is no pool yet: create an AgentPool",
+            )),
             (Some(_), false) => Err(ApiError::not_found(
                 "There are several pools: name one with ?pool=<namespace>/<name>, or set --default-pool",
             )),
@@ -95,19 +143,25 @@ impl Call {
     }
 }
 
-fn query_of(parts: &Parts) -> BTreeMap<String, String> {
-    let uri = &parts.uri;
-    axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri).map(|q| q.0.into_iter().collect()).unwrap_or_default()
+fn query_of(parts: &Parts) -> Result<BTreeMap<String, String>, ApiError> {
+    let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+    query
+        .map(|q| q.0.into_iter().collect())
+        .map_err(|_| ApiError::bad_request("Invalid query string"))
 }
 
 /// The JSON object in a body. No body, another content type and JSON that is no object count as `{}`.
 async fn json_body(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, ApiError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<usize>().ok());
     if announced.is_some_and(|n| n > MAX_BODY) {
         return Err(ApiError::too_large());
     }
     // The timer of tokio, not the clock: nothing is measured here, and a test's virtual time moves it too.
-    let bytes = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, MAX_BODY)).await {
+    let bytes = match tokio::time::timeout(BODY_WITHIN, axum::body::to_bytes(body, MAX_BODY)).await
+    {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) if is_length(&error) => return Err(ApiError::too_large()),
         Ok(Err(_)) => return Err(ApiError::bad_request("The request body could not be read")),
@@ -135,7 +189,15 @@ fn is_length(error: &axum::Error) -> bool {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    let kind = kind
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
 }

@@ -18,7 +18,10 @@ pub async fn replenish(call: &Call) -> Result<Response, ApiError> {
     let Some(count) = count::replenish(call.body.get("count")) else {
         let cycled = operations.cycle(&pool).await?;
         let checked = json!({"checked": cycled.checked, "promoted": cycled.promoted});
-        return Ok(Json(json!({"ok": true, "counts": operations.counts(&pool), "checkStarting": checked})).into_response());
+        return Ok(Json(
+            json!({"ok": true, "counts": operations.counts(&pool), "checkStarting": checked}),
+        )
+        .into_response());
     };
     let made = operations.replenish(&pool, count).await?;
     let mut body = json!({
@@ -38,7 +41,8 @@ pub async fn replenish(call: &Call) -> Result<Response, ApiError> {
 /// `POST /api/pool/drain`.
 pub async fn drain(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
-    let count = count::drain(call.body.get("count")).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let count =
+        count::drain(call.body.get("count")).map_err(|e| ApiError::bad_request(e.to_string()))?;
     let scope = DrainScope::parse(call.body.get("scope").and_then(Value::as_str));
     let report = call.state.operations.drain(&pool, count, scope).await;
     let counts = call.state.operations.counts(&pool);
@@ -49,7 +53,10 @@ pub async fn drain(call: &Call) -> Result<Response, ApiError> {
 pub async fn reconcile(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let done = call.state.operations.reconcile(&pool).await?;
-    Ok(Json(json!({"ok": true, "cleaned": done.cleaned, "counts": call.state.operations.counts(&pool)})).into_response())
+    Ok(Json(
+        json!({"ok": true, "cleaned": done.cleaned, "counts": call.state.operations.counts(&pool)}),
+    )
+    .into_response())
 }
 
 /// `DELETE /api/pool/instances/{id}`: as the pool's `onRelease` says, or `?mode=`.
@@ -58,9 +65,17 @@ pub async fn release(call: &Call) -> Result<Response, ApiError> {
     let removal = match call.query.get("mode").map(String::as_str) {
         None | Some("" | "recycle") => call.state.operations.release(&pool, &call.id).await?,
         Some("destroy") => call.state.operations.destroy(&pool, &call.id).await?,
-        Some(_) => return Err(ApiError::bad_request("mode must be 'recycle' or 'destroy' if provided")),
+        Some(_) => {
+            return Err(ApiError::bad_request(
+                "mode must be 'recycle' or 'destroy' if provided",
+            ));
+        }
     };
-    Ok(removed(call, removal, json!({"ok": true, "action": "destroyed"})))
+    Ok(removed(
+        call,
+        removal,
+        json!({"ok": true, "action": "destroyed"}),
+    ))
 }
 
 /// `DELETE /api/pool/instances/{id}/destroy`.
@@ -73,26 +88,35 @@ pub async fn destroy(call: &Call) -> Result<Response, ApiError> {
 /// `DELETE /api/pool/crashed/{id}`.
 pub async fn dismiss(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
-    call.state.operations.dismiss_crashed(&pool, &call.id).await?;
+    call.state
+        .operations
+        .dismiss_crashed(&pool, &call.id)
+        .await?;
     Ok(Json(json!({"ok": true})).into_response())
 }
 
 fn removed(call: &Call, removal: Removal, body: Value) -> Response {
     match removal {
         Removal::AlreadyGone => Json(json!({"ok": true, "alreadyGone": true})).into_response(),
-        Removal::Destroyed if call.asks("wait", "false") => (StatusCode::ACCEPTED, Json(body)).into_response(),
+        Removal::Destroyed if call.asks("wait", "false") => {
+            (StatusCode::ACCEPTED, Json(body)).into_response()
+        }
         Removal::Destroyed => Json(body).into_response(),
     }
 }
 
 /// A new instance as far as it is known: the watch may be behind, the name follows from the pool.
 fn created(call: &Call, pool: &AgentPool, id: &str) -> Value {
-    let seen = members(&call.state.instances, pool).into_iter().find(|i| i.spec.id == id);
+    let seen = members(&call.state.instances, pool)
+        .into_iter()
+        .find(|i| i.spec.id == id);
     let status = seen.as_ref().and_then(|i| i.status.as_ref());
     let name = seen.as_ref().map_or_else(
         || names::provider_name(&pool.spec.name_prefix, &environment_code(&pool.spec), id),
         |i| i.spec.provider_name.clone(),
     );
-    let service = status.and_then(|s| s.provider.as_ref()).and_then(|p| p.service_id.as_deref());
+    let service = status
+        .and_then(|s| s.provider.as_ref())
+        .and_then(|p| p.service_id.as_deref());
     json!({"id": id, "serviceId": service, "url": status.and_then(|s| s.url.as_deref()), "name": name})
 }

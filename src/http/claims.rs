@@ -22,8 +22,14 @@ const MARGIN: Duration = Duration::from_secs(30);
 pub async fn claim(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let request = claim_request(&pool.spec, &pool.spec.environment, &call.body)?;
-    let deadline = Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(0)) + MARGIN;
-    let (claims, clock, metrics) = (call.state.claims.clone(), call.state.clock.clone(), call.state.metrics.clone());
+    let deadline =
+        Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(0)) + MARGIN;
+    let (claims, clock, metrics) = (
+        call.state.claims.clone(),
+        call.state.clock.clone(),
+        call.state.metrics.clone(),
+    );
+    let named = pool.clone();
     let task = call.state.tasks.spawn(async move {
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
         let source = request.source.clone();
@@ -41,6 +47,10 @@ pub async fn claim(call: &Call) -> Result<Response, ApiError> {
         Ok(Ok(outcome)) => Ok(Json(body(&outcome?)).into_response()),
         Ok(Err(join)) => {
             error!(error = %join, "a claim's task ended without an answer");
+            let (namespace, name) = (named.namespace().unwrap_or_default(), named.name_any());
+            call.state
+                .metrics
+                .claim(&namespace, &name, "", ClaimResult::Lost, Duration::ZERO);
             Err(ApiError::internal())
         }
         Err(_) => Err(ApiError::still_running()),

@@ -79,7 +79,13 @@ pub struct ApiError {
 impl ApiError {
     /// An error of that status, word and sentence.
     pub fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: cut(message.into()), instance_id: None, retry_after: None }
+        Self {
+            status,
+            code,
+            message: cut(message.into()),
+            instance_id: None,
+            retry_after: None,
+        }
     }
 
     /// 400.
@@ -89,7 +95,11 @@ impl ApiError {
 
     /// 401 in the predecessor's words.
     pub fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, "Invalid or missing API key")
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            Code::Unauthorized,
+            "Invalid or missing API key",
+        )
     }
 
     /// 404.
@@ -99,17 +109,29 @@ impl ApiError {
 
     /// 413 in the predecessor's words.
     pub fn too_large() -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::BadRequest, "Request body too large")
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Code::BadRequest,
+            "Request body too large",
+        )
     }
 
     /// 500 for work that goes on.
     pub fn still_running() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::StillRunning, "still running")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Code::StillRunning,
+            "still running",
+        )
     }
 
     /// 500 that says nothing of the inside.
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "Internal error")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            Code::Internal,
+            "Internal error",
+        )
     }
 
     fn on(mut self, instance_id: String) -> Self {
@@ -146,16 +168,19 @@ impl From<ClaimError> for ApiError {
         let text = error.to_string();
         let failed = StatusCode::INTERNAL_SERVER_ERROR;
         match error {
-            ClaimError::NoIdle => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::NoIdle, text).retry_after(RETRY_NO_IDLE)
-            }
-            ClaimError::Paused(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Paused, text).retry_after(RETRY_NO_IDLE)
-            }
-            ClaimError::ProvisionFailed { instance_id, .. } | ClaimError::Invalid { instance_id, .. } => {
+            ClaimError::NoIdle => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::NoIdle, text)
+                .retry_after(RETRY_NO_IDLE),
+            ClaimError::Paused(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Paused, text)
+                .retry_after(RETRY_NO_IDLE),
+            ClaimError::ProvisionFailed { instance_id, .. }
+            | ClaimError::Invalid { instance_id, .. } => {
                 Self::new(failed, Code::ProvisionFailed, text).on(instance_id)
             }
-            ClaimError::Cluster(_) => Self::new(failed, Code::Upstream, "The claim could not be recorded in the cluster"),
+            ClaimError::Cluster(_) => Self::new(
+                failed,
+                Code::Upstream,
+                "The claim could not be recorded in the cluster",
+            ),
         }
     }
 }
@@ -164,17 +189,28 @@ impl From<OperationError> for ApiError {
     fn from(error: OperationError) -> Self {
         let text = error.to_string();
         match error {
-            OperationError::Protected(id) => Self::new(StatusCode::FORBIDDEN, Code::Protected, text).on(id),
+            OperationError::Protected(id) => {
+                Self::new(StatusCode::FORBIDDEN, Code::Protected, text).on(id)
+            }
             OperationError::NotCrashed(id) => Self::not_found(text).on(id),
             OperationError::StillRunning => Self::still_running(),
             OperationError::TooManyRequests(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Capacity, text).retry_after(RETRY_NO_IDLE)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Capacity, text)
+                    .retry_after(RETRY_NO_IDLE)
             }
-            OperationError::Failed(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Upstream, text),
-            OperationError::Contended(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Upstream, text).retry_after(1),
+            OperationError::Failed(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Upstream, text)
+            }
+            OperationError::Contended(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Upstream, text).retry_after(1)
+            }
             OperationError::Cluster { doing, source } => {
                 tracing::error!(doing, error = %source, "the cluster refused or did not answer");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Upstream, format!("Could not {doing}: the cluster refused or did not answer"))
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    Code::Upstream,
+                    format!("Could not {doing}: the cluster refused or did not answer"),
+                )
             }
         }
     }

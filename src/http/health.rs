@@ -33,8 +33,16 @@ pub fn operations_router(state: OperationsState) -> Router {
 
 async fn readyz(State(state): State<OperationsState>) -> Response {
     let waiting = state.ready.waiting();
-    let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ok": waiting.is_empty(), "waitingFor": waiting}))).into_response()
+    let status = if waiting.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({"ok": waiting.is_empty(), "waitingFor": waiting})),
+    )
+        .into_response()
 }
 
 async fn metrics(State(state): State<OperationsState>) -> Response {

@@ -32,7 +32,9 @@ pub use auth::ApiKeys;
 pub use error::{ApiError, Code};
 pub use health::{OperationsState, operations_router};
 pub use routes::{Access, Endpoint, ROUTES, Route};
-pub use state::{AgentsShape, AppState, PoolKey, PublicReads, Readiness, ReadyFlag, Settings, Tokens};
+pub use state::{
+    AgentsShape, AppState, PoolKey, PublicReads, Readiness, ReadyFlag, Settings, Tokens,
+};
 
 /// Every route works below this too, for the pool that it names.
 pub const POOL_PREFIX: &str = "/pools/{namespace}/{name}";
@@ -56,11 +58,19 @@ pub fn router(state: AppState) -> Router {
 fn method(route: &'static Route) -> MethodRouter<AppState> {
     let filter = MethodFilter::try_from(route.method.clone()).unwrap_or(MethodFilter::TRACE);
     type Params = Result<RawPathParams, RawPathParamsRejection>;
-    on(filter, async move |State(state): State<AppState>, params: Params, request: Request| {
-        routes::serve(route, state, params.ok(), request).await
-    })
+    on(
+        filter,
+        async move |State(state): State<AppState>, params: Params, request: Request| {
+            routes::serve(route, state, params.ok(), request).await
+        },
+    )
 }
 
 async fn method_not_allowed() -> Response {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Code::MethodNotAllowed, "Method not allowed").into_response()
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        Code::MethodNotAllowed,
+        "Method not allowed",
+    )
+    .into_response()
 }

@@ -22,12 +22,17 @@ pub fn healthz() -> Response {
     Json(json!({"ok": true})).into_response()
 }
 
-/// `GET /version`.
-pub fn version(call: &Call) -> Response {
+/// `GET /version`: of the pool that is named, else of the API as it is set up, else of the default pool.
+pub fn version(call: &Call) -> Result<Response, ApiError> {
     let settings = &call.state.settings;
-    let pools = || call.pool().map(|p| p.spec.environment.clone()).ok();
-    let environment = settings.environment.clone().or_else(pools).unwrap_or_else(|| "unknown".to_owned());
-    Json(json!({"version": settings.version, "environment": environment})).into_response()
+    let environment = match (call.named_pool(), &settings.environment) {
+        (Some(pool), _) => pool?.spec.environment.clone(),
+        (None, Some(environment)) => environment.clone(),
+        (None, None) => call
+            .pool()
+            .map_or_else(|_| "unknown".to_owned(), |p| p.spec.environment.clone()),
+    };
+    Ok(Json(json!({"version": settings.version, "environment": environment})).into_response())
 }
 
 /// `GET /api/pool/counts`.
@@ -40,7 +45,10 @@ pub fn counts(call: &Call) -> Result<Response, ApiError> {
 pub fn agents(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let conversation = call.authorised || call.state.settings.public_reads != PublicReads::Redacted;
-    let shown = Shown { key_only: false, conversation };
+    let shown = Shown {
+        key_only: false,
+        conversation,
+    };
     let all = members(&call.state.instances, &pool);
     let list = match call.query.get("format").map(String::as_str) {
         Some("list") => true,
@@ -59,7 +67,10 @@ pub fn agents(call: &Call) -> Result<Response, ApiError> {
         ("pendingAcceptance", Phase::PendingAcceptance),
         ("tainted", Phase::Tainted),
     ];
-    let body: Map<String, Value> = keys.into_iter().map(|(key, phase)| (key.to_owned(), rows(phase))).collect();
+    let body: Map<String, Value> = keys
+        .into_iter()
+        .map(|(key, phase)| (key.to_owned(), rows(phase)))
+        .collect();
     Ok(Json(body).into_response())
 }
 
@@ -68,8 +79,14 @@ pub fn status(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let mut all = members(&call.state.instances, &pool);
     all.sort_by_key(|i| (created(i), i.spec.id.clone()));
-    let secrets = call.query.get("include").is_some_and(|v| v.split(',').any(|word| word.trim() == "secrets"));
-    let shown = Shown { key_only: true, conversation: true };
+    let secrets = call
+        .query
+        .get("include")
+        .is_some_and(|v| v.split(',').any(|word| word.trim() == "secrets"));
+    let shown = Shown {
+        key_only: true,
+        conversation: true,
+    };
     let rows: Vec<Value> = all
         .iter()
         .map(|instance| {
@@ -81,19 +98,28 @@ pub fn status(call: &Call) -> Result<Response, ApiError> {
             row
         })
         .collect();
-    Ok(Json(json!({"counts": call.state.operations.counts(&pool), "instances": rows})).into_response())
+    Ok(
+        Json(json!({"counts": call.state.operations.counts(&pool), "instances": rows}))
+            .into_response(),
+    )
 }
 
 /// `DELETE /api/pool/instances`: despite the verb, a listing of the claimed ids. Deletes nothing.
 pub fn claimed_ids(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let all = members(&call.state.instances, &pool);
-    let ids: Vec<&str> = in_phase(&all, Phase::Claimed).iter().map(|i| i.spec.id.as_str()).collect();
+    let ids: Vec<&str> = in_phase(&all, Phase::Claimed)
+        .iter()
+        .map(|i| i.spec.id.as_str())
+        .collect();
     Ok(Json(json!({"ids": ids})).into_response())
 }
 
 fn rows_of(all: &[Arc<AgentInstance>], phase: Phase, pool: &AgentPool, shown: &Shown) -> Value {
-    in_phase(all, phase).into_iter().map(|i| row(i, provider_kind(&pool.spec.provider), shown)).collect()
+    in_phase(all, phase)
+        .into_iter()
+        .map(|i| row(i, provider_kind(&pool.spec.provider), shown))
+        .collect()
 }
 
 /// Those in a phase: in stock and starting ones oldest first, the others by the latest claim first.

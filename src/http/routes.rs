@@ -27,7 +27,10 @@ pub enum Access {
 
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is documented at its row in the table and at its handler")]
+#[allow(
+    missing_docs,
+    reason = "each is documented at its row in the table and at its handler"
+)]
 pub enum Endpoint {
     Page,
     PageScript,
@@ -61,31 +64,111 @@ pub struct Route {
 }
 
 const fn route(method: Method, path: &'static str, access: Access, endpoint: Endpoint) -> Route {
-    Route { method, path, access, endpoint }
+    Route {
+        method,
+        path,
+        access,
+        endpoint,
+    }
 }
 
 /// Every route. What is not here is 404.
 pub static ROUTES: &[Route] = &[
     route(Method::GET, "/", Access::Open, Endpoint::Page),
-    route(Method::GET, "/assets/page.js", Access::Open, Endpoint::PageScript),
-    route(Method::GET, "/assets/page.css", Access::Open, Endpoint::PageStyle),
+    route(
+        Method::GET,
+        "/assets/page.js",
+        Access::Open,
+        Endpoint::PageScript,
+    ),
+    route(
+        Method::GET,
+        "/assets/page.css",
+        Access::Open,
+        Endpoint::PageStyle,
+    ),
     route(Method::GET, "/healthz", Access::Open, Endpoint::Healthz),
-    route(Method::GET, "/version", Access::PublicRead, Endpoint::Version),
-    route(Method::GET, "/api/pool/counts", Access::PublicRead, Endpoint::Counts),
-    route(Method::GET, "/api/pool/agents", Access::PublicRead, Endpoint::Agents),
-    route(Method::GET, "/api/pool/status", Access::Key, Endpoint::Status),
-    route(Method::POST, "/api/pool/claim", Access::Key, Endpoint::Claim),
-    route(Method::POST, "/api/pool/replenish", Access::Key, Endpoint::Replenish),
-    route(Method::POST, "/api/pool/drain", Access::Key, Endpoint::Drain),
-    route(Method::POST, "/api/pool/reconcile", Access::Key, Endpoint::Reconcile),
-    route(Method::DELETE, "/api/pool/instances", Access::Key, Endpoint::ListClaimed),
-    route(Method::DELETE, "/api/pool/instances/{id}", Access::Key, Endpoint::Release),
-    route(Method::DELETE, "/api/pool/instances/{id}/destroy", Access::Key, Endpoint::Destroy),
-    route(Method::DELETE, "/api/pool/crashed/{id}", Access::Key, Endpoint::DismissCrashed),
+    route(
+        Method::GET,
+        "/version",
+        Access::PublicRead,
+        Endpoint::Version,
+    ),
+    route(
+        Method::GET,
+        "/api/pool/counts",
+        Access::PublicRead,
+        Endpoint::Counts,
+    ),
+    route(
+        Method::GET,
+        "/api/pool/agents",
+        Access::PublicRead,
+        Endpoint::Agents,
+    ),
+    route(
+        Method::GET,
+        "/api/pool/status",
+        Access::Key,
+        Endpoint::Status,
+    ),
+    route(
+        Method::POST,
+        "/api/pool/claim",
+        Access::Key,
+        Endpoint::Claim,
+    ),
+    route(
+        Method::POST,
+        "/api/pool/replenish",
+        Access::Key,
+        Endpoint::Replenish,
+    ),
+    route(
+        Method::POST,
+        "/api/pool/drain",
+        Access::Key,
+        Endpoint::Drain,
+    ),
+    route(
+        Method::POST,
+        "/api/pool/reconcile",
+        Access::Key,
+        Endpoint::Reconcile,
+    ),
+    route(
+        Method::DELETE,
+        "/api/pool/instances",
+        Access::Key,
+        Endpoint::ListClaimed,
+    ),
+    route(
+        Method::DELETE,
+        "/api/pool/instances/{id}",
+        Access::Key,
+        Endpoint::Release,
+    ),
+    route(
+        Method::DELETE,
+        "/api/pool/instances/{id}/destroy",
+        Access::Key,
+        Endpoint::Destroy,
+    ),
+    route(
+        Method::DELETE,
+        "/api/pool/crashed/{id}",
+        Access::Key,
+        Endpoint::DismissCrashed,
+    ),
 ];
 
 /// Serves one request to a route.
-pub(super) async fn serve(route: &Route, state: AppState, params: Option<RawPathParams>, request: Request) -> Response {
+pub(super) async fn serve(
+    route: &Route,
+    state: AppState,
+    params: Option<RawPathParams>,
+    request: Request,
+) -> Response {
     let authorised = state.auth.accepts(request.headers());
     let open = match route.access {
         Access::Open => true,
@@ -95,13 +178,17 @@ pub(super) async fn serve(route: &Route, state: AppState, params: Option<RawPath
     if !open && !authorised {
         return ApiError::unauthorized().into_response();
     }
-    let Some(params) = params else { return ApiError::not_found("Not found").into_response() };
+    let Some(params) = params else {
+        return ApiError::not_found("Not found").into_response();
+    };
     let answer = async {
         let call = Call::read(state, authorised, &params, request).await?;
         if route.endpoint == Endpoint::Claim {
             return claims::claim(&call).await;
         }
-        tokio::time::timeout(WITHIN, answer(route.endpoint, &call)).await.unwrap_or_else(|_| Err(ApiError::still_running()))
+        tokio::time::timeout(WITHIN, answer(route.endpoint, &call))
+            .await
+            .unwrap_or_else(|_| Err(ApiError::still_running()))
     };
     answer.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -112,7 +199,7 @@ async fn answer(endpoint: Endpoint, call: &Call) -> Result<Response, ApiError> {
         Endpoint::PageScript => Ok(page::script()),
         Endpoint::PageStyle => Ok(page::style()),
         Endpoint::Healthz => Ok(reads::healthz()),
-        Endpoint::Version => Ok(reads::version(call)),
+        Endpoint::Version => reads::version(call),
         Endpoint::Counts => reads::counts(call),
         Endpoint::Agents => reads::agents(call),
         Endpoint::Status => reads::status(call),

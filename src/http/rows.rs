@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
 
 use crate::api::AgentInstance;
+use crate::api::agent_instance::ClaimStatus;
 use crate::domain::instance::phase::{Phase, is_protected, phase_of};
 
 /// What a row may show.
@@ -17,44 +18,109 @@ pub struct Shown {
 
 /// The row of an instance. The gateway token is never in it, see [`add_token`].
 pub fn row(instance: &AgentInstance, provider: &str, shown: &Shown) -> Value {
-    let phase = phase_of(instance);
-    let (spec, status) = (&instance.spec, instance.status.as_ref());
-    let claim = spec.claim.as_ref();
-    let bound = status.and_then(|s| s.claim.as_ref()).filter(|b| claim.is_some_and(|c| c.id == b.id));
-    let at = status.and_then(|s| s.provider.as_ref());
-    let runtime = status.and_then(|s| s.runtime.as_ref());
-    let url = json!(status.and_then(|s| s.url.as_deref()));
-    let private = |text: Option<&str>| if shown.conversation { json!(text) } else { Value::Null };
+    let spec = &instance.spec;
+    let kind = spec.provider.as_ref().map_or(provider, |p| &p.kind);
     let mut row = Row(Map::new());
     row.set(["id"], json!(spec.id));
-    row.set(["name"], json!(spec.provider_name));
+    row.set(["name", "sprite_name"], json!(spec.provider_name));
     row.set(["pool"], json!(spec.pool_ref.name));
     row.set(["namespace"], json!(instance.metadata.namespace));
-    row.set(["provider"], json!(spec.provider.as_ref().map_or(provider, |p| p.kind.as_str())));
-    row.set(["serviceId", "service_id", "railway_service_id"], json!(at.and_then(|p| p.service_id.as_deref())));
-    row.set(["url", "sprite_url", "railway_url", "gatewayUrl"], url);
-    row.set(["sprite_name"], json!(spec.provider_name));
-    row.set(["status"], json!(phase.wire()));
-    row.set(["deployStatus", "deploy_status"], json!(at.and_then(|p| p.deploy_status.as_deref())));
-    row.set(["agentName", "agent_name", "claimed_by"], json!(claim.map(|c| c.agent_name.as_str())));
-    row.set(["conversationId", "conversation_id"], json!(bound.and_then(|b| b.conversation_id.as_deref())));
-    row.set(["inviteUrl", "invite_url"], private(bound.and_then(|b| b.invite_url.as_deref())));
-    row.set(["joinUrl", "join_url"], private(claim.and_then(|c| c.join_url.as_deref())));
-    row.set(["instructions"], private(claim.and_then(|c| c.instructions.as_deref())));
-    row.set(["createdAt", "created_at"], time(instance.metadata.creation_timestamp.as_ref()));
-    row.set(["claimedAt", "claimed_at"], time(claimed_at(instance).as_ref()));
-    row.set(["updatedAt", "updated_at"], time(updated_at(instance)));
-    row.set(["sourceBranch", "source_branch"], json!(bound.and_then(|b| b.source_branch.as_deref())));
-    row.set(["runtimeImage", "runtime_image"], json!(at.and_then(|p| p.image.as_deref())));
-    row.set(["runtimeVersion", "runtime_version"], json!(runtime.and_then(|r| r.version.as_deref())));
-    row.set(["runtimeType", "runtime_type"], json!(runtime.and_then(|r| r.kind.as_deref())));
-    row.set(["checkpointId", "checkpoint_id"], json!(at.and_then(|p| p.checkpoint_id.as_deref())));
+    row.set(["provider"], json!(kind));
+    row.set(["status"], json!(phase_of(instance).wire()));
     row.set(["protected"], json!(is_protected(instance)));
+    row.set(CREATED, time(instance.metadata.creation_timestamp.as_ref()));
+    row.set(CLAIMED, time(claimed_at(instance).as_ref()));
+    row.set(UPDATED, time(updated_at(instance)));
+    conversation(&mut row, instance, shown);
+    resource(&mut row, instance);
     if shown.key_only {
-        row.set(["openrouterKeyHash", "openrouter_key_hash"], json!(service(instance, "openrouter", "hash")));
-        row.set(["agentmailInboxId", "agentmail_inbox_id"], json!(service(instance, "agentmail", "inboxId")));
+        let (hash, inbox) = (
+            service(instance, "openrouter", "hash"),
+            service(instance, "agentmail", "inboxId"),
+        );
+        row.set(["openrouterKeyHash", "openrouter_key_hash"], json!(hash));
+        row.set(["agentmailInboxId", "agentmail_inbox_id"], json!(inbox));
     }
     Value::Object(row.0)
+}
+
+const CREATED: [&str; 2] = ["createdAt", "created_at"];
+const CLAIMED: [&str; 2] = ["claimedAt", "claimed_at"];
+const UPDATED: [&str; 2] = ["updatedAt", "updated_at"];
+const URLS: [&str; 4] = ["url", "sprite_url", "railway_url", "gatewayUrl"];
+
+/// Who has it and for what. What is recorded of another claim than the present one is not shown.
+fn conversation(row: &mut Row, instance: &AgentInstance, shown: &Shown) {
+    let claim = instance.spec.claim.as_ref();
+    let bound = bound(instance);
+    let private = |text: Option<&str>| json!(text.filter(|_| shown.conversation));
+    row.set(
+        ["agentName", "agent_name", "claimed_by"],
+        json!(claim.map(|c| &c.agent_name)),
+    );
+    row.set(
+        ["instructions"],
+        private(claim.and_then(|c| c.instructions.as_deref())),
+    );
+    row.set(
+        ["joinUrl", "join_url"],
+        private(claim.and_then(|c| c.join_url.as_deref())),
+    );
+    row.set(
+        ["inviteUrl", "invite_url"],
+        private(bound.and_then(|b| b.invite_url.as_deref())),
+    );
+    row.set(
+        ["conversationId", "conversation_id"],
+        json!(bound.and_then(|b| b.conversation_id.as_deref())),
+    );
+    row.set(
+        ["sourceBranch", "source_branch"],
+        json!(bound.and_then(|b| b.source_branch.as_deref())),
+    );
+}
+
+/// What the provider and the agent itself say.
+fn resource(row: &mut Row, instance: &AgentInstance) {
+    let status = instance.status.as_ref();
+    let at = status.and_then(|s| s.provider.as_ref());
+    let runtime = status.and_then(|s| s.runtime.as_ref());
+    row.set(URLS, json!(status.and_then(|s| s.url.as_deref())));
+    row.set(
+        ["serviceId", "service_id", "railway_service_id"],
+        json!(at.and_then(|p| p.service_id.as_deref())),
+    );
+    row.set(
+        ["deployStatus", "deploy_status"],
+        json!(at.and_then(|p| p.deploy_status.as_deref())),
+    );
+    row.set(
+        ["runtimeImage", "runtime_image"],
+        json!(at.and_then(|p| p.image.as_deref())),
+    );
+    row.set(
+        ["checkpointId", "checkpoint_id"],
+        json!(at.and_then(|p| p.checkpoint_id.as_deref())),
+    );
+    row.set(
+        ["runtimeVersion", "runtime_version"],
+        json!(runtime.and_then(|r| r.version.as_deref())),
+    );
+    row.set(
+        ["runtimeType", "runtime_type"],
+        json!(runtime.and_then(|r| r.kind.as_deref())),
+    );
+}
+
+/// What came of the present claim.
+fn bound(instance: &AgentInstance) -> Option<&ClaimStatus> {
+    let claim = instance.spec.claim.as_ref()?;
+    instance
+        .status
+        .as_ref()?
+        .claim
+        .as_ref()
+        .filter(|b| b.id == claim.id)
 }
 
 /// Adds the gateway token to a row.
@@ -66,9 +132,11 @@ pub fn add_token(row: &mut Value, token: Option<&str>) {
 /// When the agent was bound. A claim whose status was lost has only the time it was asked for.
 pub fn claimed_at(instance: &AgentInstance) -> Option<Time> {
     let claim = instance.spec.claim.as_ref()?;
-    let bound = instance.status.as_ref().and_then(|s| s.claim.as_ref()).filter(|b| b.id == claim.id);
-    match bound {
-        Some(bound) => bound.claimed_at.clone().or_else(|| Some(claim.requested_at.clone())),
+    match bound(instance) {
+        Some(bound) => bound
+            .claimed_at
+            .clone()
+            .or_else(|| Some(claim.requested_at.clone())),
         None if phase_of(instance) == Phase::Claiming => None,
         None => Some(claim.requested_at.clone()),
     }
@@ -82,11 +150,19 @@ fn updated_at(instance: &AgentInstance) -> Option<&Time> {
         instance.metadata.deletion_timestamp.as_ref(),
         claim.map(|c| &c.requested_at),
         instance.spec.release.as_ref().map(|r| &r.requested_at),
-        status.and_then(|s| s.claim.as_ref()).and_then(|c| c.claimed_at.as_ref()),
+        status
+            .and_then(|s| s.claim.as_ref())
+            .and_then(|c| c.claimed_at.as_ref()),
         status.and_then(|s| s.verdict.as_ref()).map(|v| &v.since),
     ];
-    let conditions = status.into_iter().flat_map(|s| s.conditions.iter().map(|c| &c.last_transition_time));
-    known.into_iter().flatten().chain(conditions).max_by_key(|t| t.0)
+    let conditions = status
+        .into_iter()
+        .flat_map(|s| s.conditions.iter().map(|c| &c.last_transition_time));
+    known
+        .into_iter()
+        .flatten()
+        .chain(conditions)
+        .max_by_key(|t| t.0)
 }
 
 fn service<'a>(instance: &'a AgentInstance, name: &str, id: &str) -> Option<&'a str> {

@@ -89,8 +89,13 @@ impl std::str::FromStr for PoolKey {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('/') {
-            Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-                Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            Some((namespace, name))
+                if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+            {
+                Ok(Self {
+                    namespace: namespace.to_owned(),
+                    name: name.to_owned(),
+                })
             }
             _ => Err(format!("{text:?} is no pool: write <namespace>/<name>")),
         }
@@ -125,10 +130,13 @@ pub enum PublicReads {
     Off,
 }
 
+/// A part by its name, and whether it is ready.
+type Part = (&'static str, Arc<AtomicBool>);
+
 /// Which parts of the process are ready. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Readiness {
-    parts: Arc<RwLock<Vec<(&'static str, Arc<AtomicBool>)>>>,
+    parts: Arc<RwLock<Vec<Part>>>,
 }
 
 impl Readiness {
@@ -140,14 +148,21 @@ impl Readiness {
     /// Adds a part, not ready; the returned flag makes it so, or takes it back.
     pub fn part(&self, name: &'static str) -> ReadyFlag {
         let flag = Arc::new(AtomicBool::new(false));
-        self.parts.write().unwrap_or_else(PoisonError::into_inner).push((name, flag.clone()));
+        self.parts
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((name, flag.clone()));
         ReadyFlag(flag)
     }
 
     /// The parts that are not ready.
     pub fn waiting(&self) -> Vec<&'static str> {
         let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
-        parts.iter().filter(|(_, flag)| !flag.load(Ordering::Acquire)).map(|(name, _)| *name).collect()
+        parts
+            .iter()
+            .filter(|(_, flag)| !flag.load(Ordering::Acquire))
+            .map(|(name, _)| *name)
+            .collect()
     }
 }
 

@@ -34,7 +34,11 @@ fn whole(count: Option<&Value>) -> Option<f64> {
     number.filter(|n| n.is_finite()).map(f64::trunc)
 }
 
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive, whole and at most MAX_COUNT")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "positive, whole and at most MAX_COUNT"
+)]
 fn capped(n: f64) -> u32 {
     n.min(f64::from(MAX_COUNT)) as u32
 }

@@ -1,6 +1,7 @@
 //! A pool's members by phase, in the HTTP API's words, and the samples for the metrics. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kube::runtime::reflector::Store;
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -27,7 +28,10 @@ impl Counts {
 
     /// How many are in the phase.
     pub fn get(&self, phase: Phase) -> i64 {
-        Phase::ALL.iter().position(|p| *p == phase).map_or(0, |index| self.by_phase[index])
+        Phase::ALL
+            .iter()
+            .position(|p| *p == phase)
+            .map_or(0, |index| self.by_phase[index])
     }
 
     /// Every phase with its number.
@@ -70,31 +74,56 @@ impl Serialize for Counts {
 
 /// A source of the pools' gauges for [`crate::telemetry::Metrics::set_pool_source`]: every pool of the cache, and the
 /// pools that only instances remember.
-pub fn pool_source(pools: Store<AgentPool>, instances: Store<AgentInstance>) -> impl Fn() -> Vec<PoolSample> + Send + Sync {
+pub fn pool_source(
+    pools: Store<AgentPool>,
+    instances: Store<AgentInstance>,
+) -> impl Fn() -> Vec<PoolSample> + Send + Sync {
     move || samples(&pools, &instances)
 }
 
 fn samples(pools: &Store<AgentPool>, instances: &Store<AgentInstance>) -> Vec<PoolSample> {
-    let mut found: BTreeMap<(String, String), (Option<i64>, Option<i64>, Counts)> = BTreeMap::new();
+    let mut found: BTreeMap<(String, String), Known> = BTreeMap::new();
     for pool in pools.state() {
-        let entry = found.entry((text(pool.metadata.namespace.as_deref()), text(pool.metadata.name.as_deref()))).or_default();
-        entry.0 = Some(i64::from(pool.spec.min_idle));
-        entry.1 = pool.spec.max_total.map(i64::from);
+        let key = (
+            text(pool.metadata.namespace.as_deref()),
+            text(pool.metadata.name.as_deref()),
+        );
+        found.entry(key).or_default().pool = Some(pool);
     }
     for instance in instances.state() {
-        let key = (text(instance.metadata.namespace.as_deref()), instance.spec.pool_ref.name.clone());
-        found.entry(key).or_default().2.add(phase_of(&instance));
+        let key = (
+            text(instance.metadata.namespace.as_deref()),
+            instance.spec.pool_ref.name.clone(),
+        );
+        found
+            .entry(key)
+            .or_default()
+            .counts
+            .add(phase_of(&instance));
     }
-    found
-        .into_iter()
-        .map(|((namespace, pool), (min_idle, max_total, counts))| PoolSample {
-            namespace,
-            pool,
-            min_idle,
-            max_total,
-            instances: counts.iter().map(|(phase, n)| (phase.as_str(), n)).collect(),
-        })
-        .collect()
+    let sample = |((namespace, name), known): (_, Known)| PoolSample {
+        namespace,
+        pool: name,
+        min_idle: known.pool.as_ref().map(|p| i64::from(p.spec.min_idle)),
+        max_total: known
+            .pool
+            .as_ref()
+            .and_then(|p| p.spec.max_total)
+            .map(i64::from),
+        instances: known
+            .counts
+            .iter()
+            .map(|(phase, n)| (phase.as_str(), n))
+            .collect(),
+    };
+    found.into_iter().map(sample).collect()
+}
+
+/// A pool and its members, either of which may be all that is left.
+#[derive(Default)]
+struct Known {
+    pool: Option<Arc<AgentPool>>,
+    counts: Counts,
 }
 
 fn text(name: Option<&str>) -> String {
@@ -118,7 +147,19 @@ mod tests {
         assert_eq!(map.len(), 12);
         assert_eq!(map["provisioning"], 2);
         assert_eq!(map["provisioning"], map["starting"]);
-        assert!(map.iter().all(|(key, n)| n == if key == "provisioning" || key == "starting" { 2 } else { 1 }), "{json}");
-        assert!(Phase::ALL.iter().all(|p| KEYS.iter().any(|(_, known)| known == p)));
+        assert!(
+            map.iter().all(|(key, n)| n
+                == if key == "provisioning" || key == "starting" {
+                    2
+                } else {
+                    1
+                }),
+            "{json}"
+        );
+        assert!(
+            Phase::ALL
+                .iter()
+                .all(|p| KEYS.iter().any(|(_, known)| known == p))
+        );
     }
 }

@@ -30,7 +30,11 @@ pub enum DrainScope {
 impl DrainScope {
     /// Reads the word of the API; anything else than `unclaimed` is the default.
     pub fn parse(word: Option<&str>) -> Self {
-        if word == Some("unclaimed") { Self::Unclaimed } else { Self::Idle }
+        if word == Some("unclaimed") {
+            Self::Unclaimed
+        } else {
+            Self::Idle
+        }
     }
 
     /// Where the phase stands in the order of removal; `None`: it is not taken.
@@ -61,8 +65,14 @@ pub fn is_drainable(instance: &AgentInstance, scope: DrainScope) -> bool {
 }
 
 /// The instances that a drain may take, in the order in which it takes them: by scope, then oldest first.
-pub fn candidates(instances: Vec<Arc<AgentInstance>>, scope: DrainScope) -> Vec<Arc<AgentInstance>> {
-    let mut ranked: Vec<_> = instances.into_iter().filter_map(|i| rank(&i, scope).map(|r| (r, i))).collect();
+pub fn candidates(
+    instances: Vec<Arc<AgentInstance>>,
+    scope: DrainScope,
+) -> Vec<Arc<AgentInstance>> {
+    let mut ranked: Vec<_> = instances
+        .into_iter()
+        .filter_map(|i| rank(&i, scope).map(|r| (r, i)))
+        .collect();
     ranked.sort_by(|(a, x), (b, y)| (a, created(x), &x.spec.id).cmp(&(b, created(y), &y.spec.id)));
     ranked.into_iter().map(|(_, instance)| instance).collect()
 }
@@ -100,9 +110,20 @@ impl Operations {
             }
             report.drained = report.drained_ids.len();
         }
-        info!(namespace = namespace(pool), pool = name(pool), drained = report.drained, failed = report.failed, "drained");
+        info!(
+            namespace = namespace(pool),
+            pool = name(pool),
+            drained = report.drained,
+            failed = report.failed,
+            "drained"
+        );
         let gone = report.drained_ids.clone();
-        self.catch_up(|store| store.find(|i| gone.contains(&i.spec.id) && phase_of(i) != Phase::Terminating).is_none()).await;
+        self.catch_up(|store| {
+            store
+                .find(|i| gone.contains(&i.spec.id) && phase_of(i) != Phase::Terminating)
+                .is_none()
+        })
+        .await;
         report
     }
 }
@@ -120,10 +141,19 @@ async fn remove_if(
             Ok(_) => return Ok(true),
             Err(error) if is_status(&error, 404) => return Ok(false),
             Err(error) if is_status(&error, 409) => {}
-            Err(error) => return Err(OperationError::cluster(format!("delete instance {object}"), error)),
+            Err(error) => {
+                return Err(OperationError::cluster(
+                    format!("delete instance {object}"),
+                    error,
+                ));
+            }
         }
         let uid = judged.metadata.uid.clone();
-        match api.get_opt(&object).await.map_err(|e| OperationError::cluster(format!("read instance {object}"), e))? {
+        match api
+            .get_opt(&object)
+            .await
+            .map_err(|e| OperationError::cluster(format!("read instance {object}"), e))?
+        {
             Some(fresh) if fresh.metadata.uid == uid && may(&fresh) => judged = Arc::new(fresh),
             _ => return Ok(false),
         }

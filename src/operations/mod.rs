@@ -61,7 +61,10 @@ pub enum OperationError {
 
 impl OperationError {
     fn cluster(doing: impl Into<String>, source: kube::Error) -> Self {
-        Self::Cluster { doing: doing.into(), source: Box::new(source) }
+        Self::Cluster {
+            doing: doing.into(),
+            source: Box::new(source),
+        }
     }
 }
 
@@ -87,12 +90,23 @@ impl Operations {
         rng: Rng,
         tasks: TaskTracker,
     ) -> Self {
-        Self { client, pools, instances, clock, rng, tasks }
+        Self {
+            client,
+            pools,
+            instances,
+            clock,
+            rng,
+            tasks,
+        }
     }
 
     /// The pool's members by phase, from the watch cache.
     pub fn counts(&self, pool: &AgentPool) -> Counts {
-        Counts::of(members(&self.instances, pool).iter().map(std::sync::Arc::as_ref))
+        Counts::of(
+            members(&self.instances, pool)
+                .iter()
+                .map(std::sync::Arc::as_ref),
+        )
     }
 
     fn instance_api(&self, pool: &AgentPool) -> Api<AgentInstance> {
@@ -100,7 +114,9 @@ impl Operations {
     }
 
     fn pool_exists(&self, namespace: &str, name: &str) -> bool {
-        self.pools.get(&ObjectRef::new(name).within(namespace)).is_some()
+        self.pools
+            .get(&ObjectRef::new(name).within(namespace))
+            .is_some()
     }
 
     /// Waits until `seen` holds of the caches, or [`CATCH_UP`] has passed.
@@ -113,7 +129,10 @@ impl Operations {
 }
 
 /// The instances of a pool in a cache, in no order.
-pub fn members(instances: &Store<AgentInstance>, pool: &AgentPool) -> Vec<std::sync::Arc<AgentInstance>> {
+pub fn members(
+    instances: &Store<AgentInstance>,
+    pool: &AgentPool,
+) -> Vec<std::sync::Arc<AgentInstance>> {
     instances.state_filter(|i| belongs_to(i, pool))
 }
 

@@ -52,7 +52,9 @@ impl Operations {
     ) -> Result<Removal, OperationError> {
         let api = self.instance_api(pool);
         for _ in 0..MAX_TRIES {
-            let Some(instance) = self.find(pool, id).await? else { return Ok(Removal::AlreadyGone) };
+            let Some(instance) = self.find(pool, id).await? else {
+                return Ok(Removal::AlreadyGone);
+            };
             if is_protected(&instance) {
                 return Err(OperationError::Protected(id.to_owned()));
             }
@@ -69,14 +71,23 @@ impl Operations {
                 }
                 Err(error) if is_status(&error, 404) => return Ok(Removal::AlreadyGone),
                 Err(error) if is_status(&error, 409) => {}
-                Err(error) => return Err(OperationError::cluster(format!("delete instance {id}"), error)),
+                Err(error) => {
+                    return Err(OperationError::cluster(
+                        format!("delete instance {id}"),
+                        error,
+                    ));
+                }
             }
         }
         Err(OperationError::Contended(format!("instance {id}")))
     }
 
     /// The instance with that id, read from the API server.
-    async fn find(&self, pool: &AgentPool, id: &str) -> Result<Option<AgentInstance>, OperationError> {
+    async fn find(
+        &self,
+        pool: &AgentPool,
+        id: &str,
+    ) -> Result<Option<AgentInstance>, OperationError> {
         if id.is_empty() {
             return Ok(None);
         }
@@ -91,6 +102,7 @@ impl Operations {
 
     /// Whether the instance is addressed through that pool.
     fn reaches(&self, pool: &AgentPool, instance: &AgentInstance) -> bool {
-        belongs_to(instance, pool) || !self.pool_exists(namespace(pool), &instance.spec.pool_ref.name)
+        belongs_to(instance, pool)
+            || !self.pool_exists(namespace(pool), &instance.spec.pool_ref.name)
     }
 }

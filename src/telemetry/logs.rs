@@ -38,12 +38,17 @@ pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
         word @ ("trace" | "debug" | "info" | "warn" | "error" | "off") => word.to_owned(),
         _ => level.to_owned(),
     };
-    EnvFilter::try_new(directives).map_err(|source| LogError::Filter { level: level.to_owned(), source })
+    EnvFilter::try_new(directives).map_err(|source| LogError::Filter {
+        level: level.to_owned(),
+        source,
+    })
 }
 
 /// Starts logging for the whole process. Once per process.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(level)?)
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -57,7 +62,13 @@ mod tests {
 
     #[test]
     fn filters_read_and_bad_ones_name_the_flag() {
-        for (given, want) in [("info", "info"), ("WARN", "warn"), ("warning", "warn"), ("", "info"), ("agentpool=debug", "agentpool=debug")] {
+        for (given, want) in [
+            ("info", "info"),
+            ("WARN", "warn"),
+            ("warning", "warn"),
+            ("", "info"),
+            ("agentpool=debug", "agentpool=debug"),
+        ] {
             assert_eq!(filter(given).unwrap().to_string(), want, "{given}");
         }
         let error = filter("agentpool=loud").unwrap_err().to_string();

@@ -32,7 +32,12 @@ pub struct Answer {
 
 impl Answer {
     pub fn json(&self) -> Value {
-        assert_eq!(self.headers[header::CONTENT_TYPE], "application/json", "{}", self.text);
+        assert_eq!(
+            self.headers[header::CONTENT_TYPE],
+            "application/json",
+            "{}",
+            self.text
+        );
         serde_json::from_str(&self.text).unwrap()
     }
 
@@ -42,7 +47,10 @@ impl Answer {
 
     pub fn fails(&self, status: u16, code: &str, error: &str) {
         let body = self.json();
-        assert_eq!((self.status.as_u16(), &body["code"], &body["error"]), (status, &json!(code), &json!(error)));
+        assert_eq!(
+            (self.status.as_u16(), &body["code"], &body["error"]),
+            (status, &json!(code), &json!(error))
+        );
     }
 }
 
@@ -74,25 +82,45 @@ impl Cluster {
 
     pub fn put_instance(&mut self, mut object: Value) {
         self.bump(&mut object);
-        self.instances_out.apply_watcher_event(&Event::Apply(serde_json::from_value(object.clone()).unwrap()));
+        self.instances_out.apply_watcher_event(&Event::Apply(
+            serde_json::from_value(object.clone()).unwrap(),
+        ));
         self.instances.insert(path(&object), object);
     }
 
     pub fn put_pool(&mut self, mut object: Value) {
         self.bump(&mut object);
-        self.pools_out.apply_watcher_event(&Event::Apply(serde_json::from_value(object.clone()).unwrap()));
+        self.pools_out.apply_watcher_event(&Event::Apply(
+            serde_json::from_value(object.clone()).unwrap(),
+        ));
         self.pools.insert(path(&object), object);
     }
 
     fn serve(&mut self, method: &Method, uri: &str, body: &Value) -> (u16, Value) {
         let parts: Vec<&str> = uri.split('?').next().unwrap().split('/').collect();
-        let [_, "apis", "pool.convos.org", "v1alpha1", "namespaces", namespace, kind, name] = parts[..] else {
+        let [
+            _,
+            "apis",
+            "pool.convos.org",
+            "v1alpha1",
+            "namespaces",
+            namespace,
+            kind,
+            name,
+        ] = parts[..]
+        else {
             return failure(400, "an address that the tests do not know");
         };
         let key = format!("{namespace}/{name}");
         match (method.as_str(), kind) {
-            ("GET", "agentinstances") => self.instances.get(&key).map_or(failure(404, "no"), |o| (200, o.clone())),
-            ("GET", "agentpools") => self.pools.get(&key).map_or(failure(404, "no"), |o| (200, o.clone())),
+            ("GET", "agentinstances") => self
+                .instances
+                .get(&key)
+                .map_or(failure(404, "no"), |o| (200, o.clone())),
+            ("GET", "agentpools") => self
+                .pools
+                .get(&key)
+                .map_or(failure(404, "no"), |o| (200, o.clone())),
             ("DELETE", "agentinstances") => self.delete(&key, &body["preconditions"]),
             ("PATCH", "agentpools") => self.patch_pool(&key, body),
             _ => failure(405, "no"),
@@ -100,20 +128,26 @@ impl Cluster {
     }
 
     fn delete(&mut self, key: &str, preconditions: &Value) -> (u16, Value) {
-        if let (Some(change), Some(mut object)) = (self.before_delete.pop_front(), self.instances.get(key).cloned()) {
+        if let (Some(change), Some(mut object)) = (
+            self.before_delete.pop_front(),
+            self.instances.get(key).cloned(),
+        ) {
             change(&mut object);
             // The watch is behind: only the API server has it.
             self.bump(&mut object);
             self.instances.insert(key.to_owned(), object);
         }
-        let Some(object) = self.instances.get(key).cloned() else { return failure(404, "no") };
+        let Some(object) = self.instances.get(key).cloned() else {
+            return failure(404, "no");
+        };
         for field in ["resourceVersion", "uid"] {
             assert!(preconditions[field].is_string(), "a DELETE without {field}");
             if preconditions[field] != object["metadata"][field] {
                 return failure(409, "Precondition failed");
             }
         }
-        self.deleted.push(object["spec"]["id"].as_str().unwrap().to_owned());
+        self.deleted
+            .push(object["spec"]["id"].as_str().unwrap().to_owned());
         let mut object = object;
         object["metadata"]["deletionTimestamp"] = json!("2026-11-21T12:00:00Z");
         self.put_instance(object.clone());
@@ -121,9 +155,16 @@ impl Cluster {
     }
 
     fn patch_pool(&mut self, key: &str, patch: &Value) -> (u16, Value) {
-        let Some(mut object) = self.pools.get(key).cloned() else { return failure(404, "no") };
-        assert!(patch["metadata"]["resourceVersion"].is_string(), "a patch without resourceVersion");
-        if self.conflicts > 0 || patch["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+        let Some(mut object) = self.pools.get(key).cloned() else {
+            return failure(404, "no");
+        };
+        assert!(
+            patch["metadata"]["resourceVersion"].is_string(),
+            "a patch without resourceVersion"
+        );
+        if self.conflicts > 0
+            || patch["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"]
+        {
             self.conflicts = self.conflicts.saturating_sub(1);
             return failure(409, "Conflict");
         }
@@ -147,7 +188,11 @@ impl Cluster {
 }
 
 fn path(object: &Value) -> String {
-    format!("{}/{}", object["metadata"]["namespace"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap())
+    format!(
+        "{}/{}",
+        object["metadata"]["namespace"].as_str().unwrap(),
+        object["metadata"]["name"].as_str().unwrap()
+    )
 }
 
 fn failure(code: u16, message: &str) -> (u16, Value) {
@@ -156,11 +201,15 @@ fn failure(code: u16, message: &str) -> (u16, Value) {
         409 => "Conflict",
         _ => "",
     };
-    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "code": code}))
+    (
+        code,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "code": code}),
+    )
 }
 
 /// What the claim service answers.
-pub type Answering = Box<dyn Fn(&AgentPool, &ClaimRequest) -> Result<ClaimAnswer, ClaimError> + Send + Sync>;
+pub type Answering =
+    Box<dyn Fn(&AgentPool, &ClaimRequest) -> Result<ClaimAnswer, ClaimError> + Send + Sync>;
 
 /// A claim service that does as told, slowly if told.
 pub struct FakeClaims {
@@ -172,8 +221,15 @@ pub struct FakeClaims {
 
 #[async_trait]
 impl Claims for FakeClaims {
-    async fn claim(&self, pool: &AgentPool, request: ClaimRequest) -> Result<ClaimAnswer, ClaimError> {
-        self.seen.lock().unwrap().push((pool.metadata.name.clone().unwrap(), request.clone()));
+    async fn claim(
+        &self,
+        pool: &AgentPool,
+        request: ClaimRequest,
+    ) -> Result<ClaimAnswer, ClaimError> {
+        self.seen
+            .lock()
+            .unwrap()
+            .push((pool.metadata.name.clone().unwrap(), request.clone()));
         tokio::time::sleep(self.takes).await;
         *self.finished.lock().unwrap() += 1;
         (self.answer.lock().unwrap())(pool, &request)
@@ -185,7 +241,12 @@ pub fn bound(id: &str, request: &ClaimRequest) -> ClaimAnswer {
         instance_id: id.to_owned(),
         agent_name: request.agent_name.clone(),
         conversation_id: Some("conv-1".to_owned()),
-        invite_url: Some(request.join_url.clone().unwrap_or_else(|| "https://dev.convos.org/v2?i=new".to_owned())),
+        invite_url: Some(
+            request
+                .join_url
+                .clone()
+                .unwrap_or_else(|| "https://dev.convos.org/v2?i=new".to_owned()),
+        ),
         invite_slug: None,
         joined: request.join_url.is_some(),
         waiting_for_acceptance: false,
@@ -205,7 +266,11 @@ impl World {
     /// One pool `agents/staging` without instances.
     pub fn new() -> Self {
         let world = Self::empty();
-        world.cluster.lock().unwrap().put_pool(pool("agents", "staging"));
+        world
+            .cluster
+            .lock()
+            .unwrap()
+            .put_pool(pool("agents", "staging"));
         world
     }
 
@@ -232,7 +297,14 @@ impl World {
         });
         let (clock, tasks) = (Clock::system(), TaskTracker::new());
         let client = client(cluster.clone());
-        let operations = Operations::new(client, pools.clone(), instances.clone(), clock.clone(), Rng::seeded(1), tasks.clone());
+        let operations = Operations::new(
+            client,
+            pools.clone(),
+            instances.clone(),
+            clock.clone(),
+            Rng::seeded(1),
+            tasks.clone(),
+        );
         let state = AppState {
             pools,
             instances,
@@ -240,13 +312,20 @@ impl World {
             operations,
             tokens: Arc::new(|i| Some(SecretString::from(format!("{TOKEN_MARK}{}", i.spec.id)))),
             auth: ApiKeys::new(&KEY.into()),
-            settings: Arc::new(Settings { cors_origins: vec!["https://site.example".to_owned()], ..Settings::default() }),
+            settings: Arc::new(Settings {
+                cors_origins: vec!["https://site.example".to_owned()],
+                ..Settings::default()
+            }),
             ready: Readiness::new(),
             metrics: Metrics::new(),
             clock,
             tasks,
         };
-        Self { state, cluster, claims }
+        Self {
+            state,
+            cluster,
+            claims,
+        }
     }
 
     pub fn settings(&mut self, change: impl FnOnce(&mut Settings)) {
@@ -254,25 +333,49 @@ impl World {
     }
 
     pub fn add(&self, objects: impl IntoIterator<Item = Value>) {
-        objects.into_iter().for_each(|o| self.cluster.lock().unwrap().put_instance(o));
+        objects
+            .into_iter()
+            .for_each(|o| self.cluster.lock().unwrap().put_instance(o));
     }
 
     /// A call with the key.
     pub async fn call(&self, method: &str, path: &str, body: Value) -> Answer {
-        let request = Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer {KEY}"));
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        self.send(request.header(header::CONTENT_TYPE, "application/json").body(Body::from(body)).unwrap()).await
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::AUTHORIZATION, format!("Bearer {KEY}"));
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        self.send(
+            request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Body::from(body))
+                .unwrap(),
+        )
+        .await
     }
 
     /// A GET without a key.
     pub async fn get(&self, path: &str) -> Answer {
-        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+        self.send(Request::get(path).body(Body::empty()).unwrap())
+            .await
     }
 
     pub async fn send(&self, request: Request<Body>) -> Answer {
-        let (parts, body) = router(self.state.clone()).oneshot(request).await.unwrap().into_parts();
+        let (parts, body) = router(self.state.clone())
+            .oneshot(request)
+            .await
+            .unwrap()
+            .into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-        Answer { status: parts.status, headers: parts.headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
     }
 }
 
@@ -289,11 +392,19 @@ fn client(cluster: Arc<Mutex<Cluster>>) -> kube::Client {
         let cluster = cluster.clone();
         async move {
             let (parts, body) = request.into_parts();
-            let bytes = axum::body::to_bytes(Body::new(body), usize::MAX).await.unwrap();
+            let bytes = axum::body::to_bytes(Body::new(body), usize::MAX)
+                .await
+                .unwrap();
             let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-            let (code, answer) = cluster.lock().unwrap().serve(&parts.method, &parts.uri.to_string(), &body);
+            let (code, answer) =
+                cluster
+                    .lock()
+                    .unwrap()
+                    .serve(&parts.method, &parts.uri.to_string(), &body);
             let answer = kube::client::Body::from(answer.to_string().into_bytes());
-            Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(answer).unwrap())
+            Ok::<_, std::convert::Infallible>(
+                Response::builder().status(code).body(answer).unwrap(),
+            )
         }
     });
     kube::Client::new(service, "default")
@@ -342,7 +453,8 @@ pub fn instance(id: &str, phase: &str, age: u32) -> Value {
         "Sleeping" => object["status"]["provider"]["state"] = json!("Sleeping"),
         "Recycling" => {
             claim(&mut object, minutes, Some("Bound"));
-            object["spec"]["release"] = json!({"id": "r", "mode": "Recycle", "requestedAt": "2026-11-21T11:59:00Z"});
+            object["spec"]["release"] =
+                json!({"id": "r", "mode": "Recycle", "requestedAt": "2026-11-21T11:59:00Z"});
         }
         "Terminating" => object["metadata"]["deletionTimestamp"] = json!("2026-11-21T11:59:00Z"),
         other => panic!("no phase {other}"),
@@ -365,7 +477,8 @@ pub fn claim(object: &mut Value, minutes: u32, outcome: Option<&str>) {
 }
 
 fn verdict(object: &mut Value, state: &str) {
-    object["status"]["verdict"] = json!({"state": state, "reason": "Gone", "message": "", "since": "2026-11-21T11:59:30Z"});
+    object["status"]["verdict"] =
+        json!({"state": state, "reason": "Gone", "message": "", "since": "2026-11-21T11:59:30Z"});
 }
 
 pub fn protected(mut object: Value) -> Value {

@@ -2,7 +2,10 @@
 
 use secrecy::ExposeSecret;
 
+use clap::Parser;
+
 use super::*;
+use crate::http::{AgentsShape, PublicReads};
 
 fn parse(args: &[&str], key: Option<&str>) -> Result<Invocation, ConfigError> {
     let cli = Cli::try_parse_from(std::iter::once(&"agentpool").chain(args)).unwrap();
@@ -28,15 +31,45 @@ fn the_command_line_is_well_formed() {
 fn defaults_by_role() {
     let api = serve(&["api"], Some("k\n")).unwrap();
     let http = api.api.unwrap();
-    assert_eq!((http.port, api.operations_port, api.role), (3001, 9102, Role::Api));
-    assert_eq!((api.namespace, api.release_namespace.as_str(), api.root_key_secret.as_str()), (None, "default", "agentpool-root-key"));
+    assert_eq!(
+        (http.port, api.operations_port, api.role),
+        (3001, 9102, Role::Api)
+    );
+    assert_eq!(
+        (
+            api.namespace,
+            api.release_namespace.as_str(),
+            api.root_key_secret.as_str()
+        ),
+        (None, "default", "agentpool-root-key")
+    );
     assert!(matches!(http.key, ApiKeySource::Value(key) if key.expose_secret() == "k"));
     assert_eq!(http.settings, Settings::default());
-    let controller = serve(&["controller", "--namespace", "agents", "--release", "mine"], None).unwrap();
-    assert_eq!((controller.operations_port, controller.api.is_none()), (9101, true));
-    assert_eq!((controller.release_namespace.as_str(), controller.root_key_secret.as_str()), ("agents", "mine-root-key"));
-    assert_eq!(serve(&["run", "--insecure-no-auth"], None).unwrap().operations_port, 9102);
-    assert!(matches!(parse(&["crds", "--kind", "AgentPool"], None), Ok(Invocation::Crds { kind: Some(kind) }) if kind == "AgentPool"));
+    let controller = serve(
+        &["controller", "--namespace", "agents", "--release", "mine"],
+        None,
+    )
+    .unwrap();
+    assert_eq!(
+        (controller.operations_port, controller.api.is_none()),
+        (9101, true)
+    );
+    assert_eq!(
+        (
+            controller.release_namespace.as_str(),
+            controller.root_key_secret.as_str()
+        ),
+        ("agents", "mine-root-key")
+    );
+    assert_eq!(
+        serve(&["run", "--insecure-no-auth"], None)
+            .unwrap()
+            .operations_port,
+        9102
+    );
+    assert!(
+        matches!(parse(&["crds", "--kind", "AgentPool"], None), Ok(Invocation::Crds { kind: Some(kind) }) if kind == "AgentPool")
+    );
 }
 
 #[test]
@@ -45,11 +78,19 @@ fn without_exactly_one_key_it_refuses_to_start() {
         (&["api"][..], None),
         (&["api"], Some("  ")),
         (&["api", "--api-key-file", "f"], Some("k")),
-        (&["api", "--api-key-file", "f", "--api-key-secret", "s"], None),
+        (
+            &["api", "--api-key-file", "f", "--api-key-secret", "s"],
+            None,
+        ),
         (&["api", "--insecure-no-auth"], Some("k")),
     ] {
         let text = serve(args, key).unwrap_err();
-        assert!(text.contains("--api-key-secret") && text.contains("--insecure-no-auth") && !text.contains('\n'), "{text}");
+        assert!(
+            text.contains("--api-key-secret")
+                && text.contains("--insecure-no-auth")
+                && !text.contains('\n'),
+            "{text}"
+        );
     }
     let file = serve(&["api", "--api-key-file", "f"], None).unwrap();
     assert!(matches!(file.api.unwrap().key, ApiKeySource::File(f) if f.as_os_str() == "f"));
@@ -89,10 +130,28 @@ fn values_are_read() {
         --agent-connect-to localhost:9400 --log-format json --environment staging --namespace= --ports-file p.json";
     let config = serve(&args.split_whitespace().collect::<Vec<_>>(), Some("k")).unwrap();
     let api = config.api.unwrap();
-    assert_eq!((api.port, config.operations_port, config.namespace), (0, 0, None));
+    assert_eq!(
+        (api.port, config.operations_port, config.namespace),
+        (0, 0, None)
+    );
     assert_eq!(config.public_url.as_deref(), Some("https://pool.org"));
-    assert_eq!(api.settings.cors_origins, ["https://a.org", "http://localhost:3000"]);
-    assert_eq!(api.settings.default_pool, Some(PoolKey { namespace: "agents".into(), name: "staging".into() }));
-    assert_eq!((api.settings.agents_shape, api.settings.public_reads), (AgentsShape::List, PublicReads::Redacted));
-    assert_eq!((config.log_format, api.settings.environment.as_deref()), (LogFormat::Json, Some("staging")));
+    assert_eq!(
+        api.settings.cors_origins,
+        ["https://a.org", "http://localhost:3000"]
+    );
+    assert_eq!(
+        api.settings.default_pool,
+        Some(PoolKey {
+            namespace: "agents".into(),
+            name: "staging".into()
+        })
+    );
+    assert_eq!(
+        (api.settings.agents_shape, api.settings.public_reads),
+        (AgentsShape::List, PublicReads::Redacted)
+    );
+    assert_eq!(
+        (config.log_format, api.settings.environment.as_deref()),
+        (LogFormat::Json, Some("staging"))
+    );
 }

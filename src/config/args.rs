@@ -1,0 +1,143 @@
+//! The command line as clap reads it, before validation. The help texts are the documentation of the flags.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::DEFAULT_RAILWAY_URL;
+use crate::http::{AgentsShape, PublicReads};
+use crate::telemetry::logs::LogFormat;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agentpool",
+    version,
+    about = "Keeps warm pools of AI agents outside the cluster"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the reconcilers: create, watch and destroy agents. One leader at a time.
+    Controller(CommonArgs),
+    /// Serves the HTTP API. Every replica is active.
+    Api(ServeArgs),
+    /// Runs both in one process, for a laptop.
+    Run(ServeArgs),
+    /// Prints the custom resource definitions as YAML.
+    Crds(CrdsArgs),
+}
+
+/// Which definitions are printed.
+#[derive(Args, Clone, Debug)]
+pub struct CrdsArgs {
+    /// Only this kind, such as AgentPool.
+    #[arg(long)]
+    pub kind: Option<String>,
+}
+
+/// What the roles that serve HTTP take.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+    #[command(flatten)]
+    pub(super) api: ApiArgs,
+}
+
+/// What every role takes.
+#[derive(Args, Clone, Debug)]
+pub struct CommonArgs {
+    /// The namespace to watch; absent: all.
+    #[arg(long, env = "AGENTPOOL_NAMESPACE")]
+    pub(super) namespace: Option<String>,
+    /// The release's name: it owns its pools, and its Secrets are called after it.
+    #[arg(long, env = "AGENTPOOL_RELEASE", default_value = "agentpool")]
+    pub(super) release: String,
+    /// The namespace of the release's own Secrets and lease [default: --namespace, else default].
+    #[arg(long, env = "AGENTPOOL_RELEASE_NAMESPACE")]
+    pub(super) release_namespace: Option<String>,
+    /// The Secret with the root key that agents' tokens are derived from [default: <release>-root-key].
+    #[arg(long, env = "AGENTPOOL_ROOT_KEY_SECRET")]
+    pub(super) root_key_secret: Option<String>,
+    /// The cluster's id in owner marks [default: the UID of namespace kube-system].
+    #[arg(long, env = "AGENTPOOL_CLUSTER_ID")]
+    pub(super) cluster_id: Option<String>,
+    /// Railway's GraphQL endpoint.
+    #[arg(long, env = "AGENTPOOL_RAILWAY_URL", default_value = DEFAULT_RAILWAY_URL)]
+    pub(super) railway_url: String,
+    /// Dials this host:port in plain HTTP for every agent, with the agent's own Host header: for the simulator.
+    #[arg(long, env = "AGENTPOOL_AGENT_CONNECT_TO")]
+    pub(super) agent_connect_to: Option<String>,
+    /// The API's address as agents reach it; given to them as POOL_URL.
+    #[arg(long, env = "AGENTPOOL_PUBLIC_URL")]
+    pub(super) public_url: Option<String>,
+    /// The address to listen on, for both ports.
+    #[arg(long, env = "AGENTPOOL_LISTEN", default_value = "0.0.0.0")]
+    pub(super) listen: IpAddr,
+    /// The port of livez, readyz and metrics; 0: any [default: 9101 for controller, else 9102].
+    #[arg(long, env = "AGENTPOOL_OPERATIONS_PORT")]
+    pub(super) operations_port: Option<u16>,
+    /// What is logged: a level, or directives such as agentpool=debug,kube=warn.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub(super) log_level: String,
+    /// How a log line looks.
+    #[arg(long, env = "AGENTPOOL_LOG_FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
+    /// Writes the bound ports there as JSON once the process listens.
+    #[arg(long, hide = true)]
+    pub(super) ports_file: Option<PathBuf>,
+}
+
+/// What the HTTP API takes.
+#[derive(Args, Clone, Debug)]
+pub struct ApiArgs {
+    /// The API's port; 0: any.
+    #[arg(long, env = "PORT", default_value_t = 3001)]
+    pub(super) port: u16,
+    /// A file with the API key, read again when it changes.
+    #[arg(long, env = "POOL_API_KEY_FILE")]
+    pub(super) api_key_file: Option<PathBuf>,
+    /// A Secret of the release's namespace with the API key under POOL_API_KEY; followed when it changes.
+    #[arg(long, env = "POOL_API_KEY_SECRET")]
+    pub(super) api_key_secret: Option<String>,
+    /// Serves every call without a key. For development only.
+    #[arg(long, env = "AGENTPOOL_INSECURE_NO_AUTH", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) insecure_no_auth: bool,
+    /// The environment's name that /version tells [default: the default pool's].
+    #[arg(long, env = "POOL_ENVIRONMENT")]
+    pub(super) environment: Option<String>,
+    /// The pool of unprefixed routes, <namespace>/<name> [default: the only one there is].
+    #[arg(long, env = "AGENTPOOL_DEFAULT_POOL")]
+    pub(super) default_pool: Option<String>,
+    /// The form of GET /api/pool/agents.
+    #[arg(
+        long,
+        env = "AGENTPOOL_AGENTS_SHAPE",
+        default_value = "object",
+        ignore_case = true
+    )]
+    pub(super) agents_shape: AgentsShape,
+    /// What callers without a key may read of version, counts and agents.
+    #[arg(
+        long,
+        env = "AGENTPOOL_PUBLIC_READS",
+        default_value = "full",
+        ignore_case = true
+    )]
+    pub(super) public_reads: PublicReads,
+    /// Origins that browsers may call from, comma separated.
+    #[arg(
+        long,
+        env = "TEMPLATE_SITE_ORIGINS",
+        default_value = "http://localhost:3000"
+    )]
+    pub(super) cors_origins: String,
+}
