@@ -1,6 +1,8 @@
 //! The Railway client against a local server: what it sends, and what it makes of every kind of answer. Real sockets:
 //! never under paused time.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

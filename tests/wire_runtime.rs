@@ -1,6 +1,8 @@
 //! The agents' HTTP contract against local servers: which dialect, what is ready, and every class of a claim's
 //! outcome. Real sockets: never under paused time.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
