@@ -257,6 +257,39 @@ async fn names_resolve_without_regard_to_letter_case() {
 }
 
 #[tokio::test]
+async fn reads_leave_a_share_of_the_requests_to_writes() {
+    let ok = ResponseTemplate::new(200).set_body_json(json!({"data": fleet(&[], None)}));
+    let server = Script::default()
+        .on("RwFleet", ok.insert_header("ratelimit-policy", r#""default";q=4;w=3600"#))
+        .data("RwServiceCreate", json!({"serviceCreate": {"id": "S", "name": "n"}}))
+        .start()
+        .await;
+    let provider = provider_at(&server.uri());
+    for _ in 0..3 {
+        provider.list().await.unwrap();
+    }
+    let error = provider.list().await.unwrap_err();
+    assert_eq!(error.class, Class::Throttled);
+    assert!(error.retry_after.unwrap() > Duration::from_secs(3500), "{error:?}");
+    provider.perform(&key(), &Facts::new(), "service", &template(), &inputs()).await.unwrap();
+    assert_eq!(names(&server).await.len(), 4);
+}
+
+#[tokio::test]
+async fn environments_have_pages_too() {
+    let environment = |id: &str, name: &str| json!({"node": {"id": id, "name": name, "isEphemeral": false}});
+    let page = |id: &str, name: &str, next: Option<&str>| json!({"edges": [environment(id, name)], "pageInfo": {"hasNextPage": next.is_some(), "endCursor": next}});
+    let server = Script::default()
+        .data("RwProject", json!({"project": {"id": "P", "environments": page("E1", "dev", Some("c1"))}}))
+        .data("RwEnvironments", json!({"environments": page("E2", "staging", None)}))
+        .start()
+        .await;
+    let facts = named(&server, TokenKind::Bearer, "staging").resolve().await.unwrap();
+    assert_eq!(facts["environmentId"], "E2");
+    assert_eq!(sent(&server).await[1].1, json!({"projectId": "P", "first": 100, "after": "c1"}));
+}
+
+#[tokio::test]
 async fn what_cannot_be_resolved_says_what_to_do() {
     for (message, kind, class, reason, part) in [
         ("Project not found", TokenKind::Bearer, Class::Rejected, Reason::ProjectNotFound, "projectId (P)"),
@@ -268,7 +301,10 @@ async fn what_cannot_be_resolved_says_what_to_do() {
         assert_eq!((error.class, error.reason), (class, reason), "{message}");
         assert!(error.message.contains(part), "{error}");
     }
-    let token = |project: &str| json!({"projectToken": {"projectId": project, "environmentId": "E", "environment": {"id": "E", "name": "Staging"}}});
+    let token = |project: &str| {
+        let environment = json!({"id": "E", "name": "Staging"});
+        json!({"projectToken": {"projectId": project, "environmentId": "E", "environment": environment}})
+    };
     let server = Script::default().data("RwProjectToken", token("P")).start().await;
     let provider = named(&server, TokenKind::Project, "staging");
     assert_eq!(provider.resolve().await.unwrap()["environmentId"], "E");
