@@ -14,10 +14,15 @@
 //! http ← app ← main`. `tests/layering.rs` keeps this true. `clock` and `telemetry` are leaves.
 
 pub mod api;
+pub mod app;
 pub mod claim;
 pub mod clock;
+pub mod config;
+pub mod controllers;
 pub mod domain;
+pub mod http;
 pub mod k8s;
 pub mod operations;
 pub mod provider;
 pub mod runtime;
+pub mod telemetry;

@@ -1,2 +1,48 @@
-//! x
-fn main(){}
+//! The `agentpool` binary: parse, set up, run one subcommand.
+
+use std::process::ExitCode;
+
+use agentpool::config::{Cli, Invocation};
+use agentpool::{app, telemetry};
+use anyhow::{Context, Result};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // Before anything that speaks TLS: reqwest and kube take the process's default provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match Cli::parse().validate(|name| std::env::var(name).ok()) {
+        Err(error) => fail(&error),
+        Ok(Invocation::Crds { kind }) => crds(kind.as_deref()),
+        Ok(Invocation::Serve(config)) => {
+            let served = telemetry::logs::init(&config.log_level, config.log_format)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| tokio::runtime::Runtime::new().context("cannot start the runtime"))
+                .and_then(|runtime| runtime.block_on(app::run(*config)));
+            served.map_or_else(|error| fail(&format!("{error:#}")), |()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn crds(kind: Option<&str>) -> ExitCode {
+    match print_crds(kind) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn print_crds(kind: Option<&str>) -> Result<()> {
+    let all = agentpool::api::crds();
+    let known: Vec<String> = all.iter().map(|c| c.spec.names.kind.clone()).collect();
+    let chosen: Vec<_> = all.into_iter().filter(|c| kind.is_none_or(|k| c.spec.names.kind == k)).collect();
+    anyhow::ensure!(!chosen.is_empty(), "--kind: there is no such kind; known: {}", known.join(", "));
+    for (index, crd) in chosen.iter().enumerate() {
+        let separator = if index > 0 { "---\n" } else { "" };
+        print!("{separator}{}", serde_yaml::to_string(crd)?);
+    }
+    Ok(())
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("agentpool: {error}");
+    ExitCode::FAILURE
+}

@@ -2,6 +2,9 @@
 //!
 //! May use `api`, `domain`, `k8s`, `runtime` and the provider's trait. It needs no leader: every replica claims.
 
+pub mod cache;
+pub mod service;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

@@ -3,6 +3,12 @@
 //! May use `api`, std and jiff's types.
 
 pub mod agent;
+pub mod backoff;
+pub mod claim;
 pub mod instance;
+pub mod plan;
+pub mod pool;
+pub mod resource;
 pub mod template;
 pub mod token;
+pub mod variables;

@@ -1,2 +1,68 @@
-//! x
-fn main(){}
+//! `agentpool-simulator`: the other side of the contract. It answers like Railway and like the
+//! agents behind Railway's domains, from memory, under one seed and on a clock that can run fast.
+//!
+//! It shares no type with the library `agentpool`: what it knows comes from the contracts alone.
+//! State machines (`railway::deploy`, `agent::model`) do no I/O and take the time as a parameter;
+//! `clock` is the only file that reads time, `rng` the only source of chance, `peers` and
+//! `control` the only sockets.
+
+mod agent;
+mod calls;
+mod clock;
+mod control;
+mod ledger;
+mod peers;
+mod railway;
+mod rng;
+mod rules;
+mod serve;
+mod world;
+
+use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+#[derive(Parser)]
+#[command(
+    name = "agentpool-simulator",
+    version,
+    about = "Railway and its agents, from memory"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve all peers on one port and the control port beside it
+    Serve(serve::ServeArgs),
+    /// Serve a single agent alone, whatever the Host header
+    Agent(serve::AgentArgs),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .compact()
+        .init();
+    // Callbacks may go to an https POOL_URL; reqwest was built without a default provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Agent(args) => serve::agent(args).await,
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("agentpool-simulator: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

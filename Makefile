@@ -1,0 +1,60 @@
+# The one list of commands, the same for people and for CI.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CLUSTER_SH := deploy/local/cluster
+# clippy and cargo test give way to what the environment says.
+CARGO ?= cargo
+
+.PHONY: help demo demo-down build test lint fmt gen bench acceptance ci cluster cluster-down
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## From nothing to a claimed agent; CLUSTER=current: on the cluster of the current context
+	@deploy/local/demo up
+
+demo-down: ## Removes everything that demo started
+	@deploy/local/demo down
+
+build: ## Both binaries, and Kubernetes for tests (four minutes, once)
+	$(CARGO) build --bins
+	$(CLUSTER_SH) build
+
+test: ## Every test, those on a real API server included
+	@tests/run $(ARGS)
+
+lint: ## Formatting and clippy; warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+
+fmt: ## Formats the Rust code
+	$(CARGO) fmt
+
+gen: ## Regenerates crds/ from the code
+	@mkdir -p crds
+	$(call crd,AgentPool,agentpools)
+	$(call crd,AgentInstance,agentinstances)
+
+# By way of a temporary file: a failure must not empty what is there.
+define crd
+$(CARGO) run -q --bin agentpool -- crds --kind $(1) >crds/$(2).yaml.tmp && test -s crds/$(2).yaml.tmp && mv crds/$(2).yaml.tmp crds/$(2).yaml
+endef
+
+bench: ## Benchmarks
+	$(CARGO) bench --bench decide
+
+acceptance: ## What the last `make test` showed, row by row of docs/acceptance.md
+	@tests/acceptance.sh $(ARGS)
+
+ci: ## What CI runs
+	@.ci/run
+
+cluster: ## A control plane for development; prints how to use it
+	@$(CLUSTER_SH) up
+	@$(CLUSTER_SH) env
+
+cluster-down: ## Stops it
+	@$(CLUSTER_SH) down

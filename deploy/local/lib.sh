@@ -1,0 +1,100 @@
+# shellcheck shell=bash disable=SC2034 # the variables are for those who source this
+# Shared by cluster, demo and test: messages, locks, and processes that are never lost and never mistaken for another's.
+#
+# A daemon is found again by two things: its pid file, which it writes itself before exec (so a kill -9 of the script
+# that starts it loses nothing), and a mark in its environment (so a recycled pid is never taken for ours).
+
+LOCAL_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPO_DIR=$(cd "$LOCAL_DIR/../.." && pwd)
+# On a real disk and private to the user, unlike /tmp and the runtime folder: etcd's fsync is part of what is measured.
+STATE_ROOT=${AGENTPOOL_STATE_ROOT:-${XDG_STATE_HOME:-$HOME/.local/state}/agentpool}
+CACHE_ROOT=${XDG_CACHE_HOME:-$HOME/.cache}/agentpool
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# Seconds since START (of $EPOCHREALTIME) with one decimal.
+since() { local us=$((${EPOCHREALTIME/[.,]/} - ${1/[.,]/})); printf '%d.%d' $((us / 1000000)) $((us / 100000 % 10)); }
+
+# poll SECONDS CMD…: until CMD succeeds. 1 when the time is over.
+poll() {
+  local end=$((SECONDS + $1)); shift
+  until "$@"; do ((SECONDS < end)) || return 1; sleep 0.1; done
+}
+
+# Names all that is missing at once. Each argument: "command:how to get it".
+need() {
+  local missing=() entry
+  for entry; do command -v "${entry%%:*}" >/dev/null || missing+=("${entry%%:*} (${entry#*:})"); done
+  [[ ${CLUSTER:-} == current || $OSTYPE == linux* ]] || missing+=("Linux (the local control plane relies on /proc)")
+  ((${#missing[@]} > 0)) || return 0
+  local all hint=' — or set CLUSTER=current to use the cluster of the current kubectl context'
+  printf -v all '%s, ' "${missing[@]}"
+  [[ ${CLUSTER:-} != current ]] || hint=
+  die "missing: ${all%, }$hint"
+}
+
+check_name() { [[ $1 =~ ^[a-z0-9][a-z0-9-]{0,39}$ ]] || die "name '$1': use up to 40 of a-z, 0-9 and '-'"; }
+
+# lock NAME: one script at a time works on that name; held (fd 9) until this script and what it is starting are gone.
+# The file goes away with the state, so after waiting it may no longer be the one that others see: then again.
+lock() {
+  mkdir -p "$STATE_ROOT"
+  while :; do
+    exec 9>"$STATE_ROOT/$1.lock"
+    flock 9
+    [[ /dev/fd/9 -ef $STATE_ROOT/$1.lock ]] && return
+  done
+}
+
+unlock() { exec 9>&-; }
+
+# spawn DIR NAME CMD…: a daemon with DIR/NAME.pid and DIR/NAME.log. It keeps none of our descriptors: the lock is
+# let go only after the pid is written, and a caller's pipe does not stay open.
+spawn() {
+  local dir=$1 name=$2
+  rm -f "$dir/$name.pid"
+  # shellcheck disable=SC2016 # expanded by the child
+  AGENTPOOL_STATE=$dir setsid bash -c '
+    pid=$1; shift
+    echo $$ >"$pid"
+    for fd in /proc/$$/fd/*; do fd=${fd##*/}; ((fd <= 2)) || exec {fd}>&-; done
+    exec "$@"' bash "$dir/$name.pid" "${@:3}" </dev/null >>"$dir/$name.log" 2>&1 &
+  until [[ -s $dir/$name.pid ]] || ! kill -0 $! 2>/dev/null; do sleep 0.01; done
+}
+
+# alive DIR NAME: is the recorded process there, and ours? (A zombie has no environment and counts as gone.)
+alive() {
+  local pid
+  { read -r pid <"$1/$2.pid"; } 2>/dev/null && [[ $pid =~ ^[0-9]+$ ]] &&
+    grep -zqxF "AGENTPOOL_STATE=$1" "/proc/$pid/environ" 2>/dev/null
+}
+
+gone() { ! alive "$@"; }
+
+# stop DIR NAME [SECONDS]: SIGTERM, SIGKILL after that many seconds (10; 0 is at once); returns when the process is
+# gone. Nothing happens to a foreign one.
+stop() {
+  local dir=$1 name=$2 grace=${3:-10} pid
+  if alive "$dir" "$name"; then
+    pid=$(<"$dir/$name.pid")
+    ((grace == 0)) || kill -TERM "$pid" 2>/dev/null || true
+    if ! poll "$grace" gone "$dir" "$name"; then
+      kill -KILL "$pid" 2>/dev/null || true
+      poll 10 gone "$dir" "$name" || die "process $pid ($name) does not end"
+    fi
+  fi
+  rm -f "$dir/$name.pid"
+}
+
+# A port that nobody listens on, below the range that outgoing connections use. Two may still choose the same: callers retry.
+free_port() {
+  local port
+  while :; do
+    port=$((20000 + SRANDOM % 12000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+  done
+}
+
+# port_or_free PORT: PORT if nobody listens on it, else a free one.
+port_or_free() { if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then free_port; else echo "$1"; fi; }

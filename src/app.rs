@@ -1,0 +1,520 @@
+//! The only place that builds everything and ties it to shutdown.
+//!
+//! The ports are open before anything else is there: `/healthz` answers with the API server down. What needs the
+//! cluster waits for it, says once what it waits for, and never ends the process for it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::agent_pool::RuntimeAuth;
+use crate::api::{AgentInstance, AgentPool};
+use crate::claim::cache::Candidates;
+use crate::claim::service::ClaimService;
+use crate::clock::{Clock, Rng};
+use crate::config::{API_KEY_VARIABLE, ApiConfig, ApiKeySource, Config, Role};
+use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
+use crate::controllers::memory::Memories;
+use crate::controllers::{self, Ctx};
+use crate::domain::plan::Trouble;
+use crate::domain::template::Template;
+use crate::domain::token::{Purpose, RootKey};
+use crate::http::{self, ApiKeys, AppState, OperationsState, ReadyFlag, Readiness};
+use crate::k8s::event::Events;
+use crate::k8s::secret::{self, RootKeys};
+use crate::k8s::watch::{self, Queue};
+use crate::operations::{Operations, counts};
+use crate::provider::guarded::{CallObserver, Guarded};
+use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
+use crate::provider::{AgentProvider, Class};
+use crate::runtime::AgentRuntime;
+use crate::runtime::client::HttpRuntime;
+use crate::telemetry::Metrics;
+
+/// How long a shutdown waits for what is in hand.
+const GRACE: Duration = Duration::from_secs(25);
+/// How often what is missing at start is looked for again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often the root key is read again.
+const ROOT_KEY_EVERY: Duration = Duration::from_secs(60);
+
+/// Everything that the parts of the process share.
+struct Process {
+    config: Config,
+    client: Client,
+    clock: Clock,
+    rng: Rng,
+    metrics: Metrics,
+    ready: Readiness,
+    root_keys: RootKeys,
+    runtime: Arc<dyn AgentRuntime>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    holder: String,
+}
+
+/// Runs a role until it is told to stop.
+pub async fn run(config: Config) -> Result<()> {
+    let process = Arc::new(build(config).await?);
+    let api = match &process.config.api {
+        Some(api) => Some((listen(&process, api.port, "--port (PORT)").await?, api.clone())),
+        None => None,
+    };
+    let operations = listen(&process, process.config.operations_port, "--operations-port (AGENTPOOL_OPERATIONS_PORT)").await?;
+    write_ports(process.config.ports_file.as_deref(), api.as_ref().map(|(l, _)| l), &operations)?;
+
+    let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
+    let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
+    let memories = Arc::new(Memories::default());
+    let (pools, instances) = start_watches(&process, &pool_queue, &instance_queue, &memories);
+    process.metrics.set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
+
+    let state = OperationsState { ready: process.ready.clone(), metrics: process.metrics.clone() };
+    serve(&process, "operations", operations, http::operations_router(state));
+    if let Some((listener, api)) = api {
+        let router = api_router(&process, &api, pools.clone(), instances.clone())?;
+        serve(&process, "api", listener, router);
+    }
+    start_root_key(&process);
+    if process.config.role != Role::Api {
+        start_controllers(&process, (pools, pools_touched, pool_queue), (instances, instances_touched, instance_queue), memories);
+    }
+    until_told(&process).await;
+    Ok(())
+}
+
+async fn build(config: Config) -> Result<Process> {
+    let client = Client::try_default()
+        .await
+        .context("no cluster: set KUBECONFIG, or run in a pod with a service account")?;
+    let runtime = HttpRuntime::new(config.agent_connect_to.clone()).context("cannot set up HTTP to agents")?;
+    let rng = Rng::system();
+    let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "local".to_owned());
+    let holder = format!("{host}-{}", crate::api::names::hex(&rng.bytes::<4>()));
+    Ok(Process {
+        config,
+        client,
+        clock: Clock::system(),
+        rng,
+        metrics: Metrics::new(),
+        ready: Readiness::new(),
+        root_keys: RootKeys::default(),
+        runtime: Arc::new(runtime),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        holder,
+    })
+}
+
+// ---- ports ----------------------------------------------------------------------------------------------------
+
+async fn listen(process: &Process, port: u16, flag: &str) -> Result<TcpListener> {
+    let address = SocketAddr::new(process.config.listen, port);
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: choose another with {flag}"))
+}
+
+fn write_ports(path: Option<&Path>, api: Option<&TcpListener>, operations: &TcpListener) -> Result<()> {
+    let port = |l: &TcpListener| l.local_addr().map(|a| a.port());
+    let api = api.map(port).transpose()?;
+    let operations = port(operations)?;
+    tracing::info!(api, operations, "listening");
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::json!({"api": api, "operations": operations}).to_string();
+    // By way of a second name: whoever waits for the file never reads half of it.
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn serve(process: &Arc<Process>, name: &'static str, listener: TcpListener, router: Router) {
+    let stop = process.shutdown.clone();
+    task(process, name, async move {
+        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(name, %error, "server ended");
+        }
+    });
+}
+
+/// Spawns a named task; one that ends before shutdown ends the process, which is then started anew.
+fn task(process: &Arc<Process>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+    let shutdown = process.shutdown.clone();
+    process.tasks.spawn(async move {
+        work.await;
+        if !shutdown.is_cancelled() {
+            tracing::error!(task = name, "a task ended early: the process stops");
+            shutdown.cancel();
+        }
+    });
+}
+
+async fn until_told(process: &Arc<Process>) {
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(signal) => signal,
+        Err(error) => {
+            tracing::error!(%error, "no signals: stopping");
+            return;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+        () = process.shutdown.cancelled() => {}
+    }
+    tracing::info!("stopping: finishing what is in hand");
+    process.shutdown.cancel();
+    process.tasks.close();
+    if tokio::time::timeout(GRACE, process.tasks.wait()).await.is_err() {
+        tracing::warn!("stopped with work in hand; whoever comes next resumes it");
+    }
+}
+
+// ---- watches --------------------------------------------------------------------------------------------------
+
+fn start_watches(
+    process: &Arc<Process>,
+    pool_queue: &Queue<AgentPool>,
+    instance_queue: &Queue<AgentInstance>,
+    memories: &Arc<Memories>,
+) -> (Store<AgentPool>, Store<AgentInstance>) {
+    let namespace = process.config.namespace.as_deref();
+    let queue = pool_queue.clone();
+    let (pools, watching) = watch::start(watch::api(&process.client, namespace), watch::trim_pool, move |pool: &AgentPool, _| {
+        queue.push(ObjectRef::from_obj(pool));
+    });
+    start_watch(process, "pool watch", pools.clone(), watching);
+    let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
+    let touched = move |instance: &AgentInstance, gone: bool| {
+        if gone {
+            memories.forget(instance);
+        }
+        own.push(ObjectRef::from_obj(instance));
+        let namespace = instance.namespace().unwrap_or_default();
+        of_pools.push(ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace));
+    };
+    let (instances, watching) = watch::start(watch::api(&process.client, namespace), watch::trim_instance, touched);
+    start_watch(process, "instance watch", instances.clone(), watching);
+    (pools, instances)
+}
+
+fn start_watch<K>(process: &Arc<Process>, name: &'static str, store: Store<K>, watching: impl Future<Output = ()> + Send + 'static)
+where
+    K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    let flag = process.ready.part(name);
+    let stop = process.shutdown.clone();
+    task(process, name, async move {
+        let filled = async {
+            if store.wait_until_ready().await.is_ok() {
+                flag.set(true);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = watching => {}
+            () = filled => {}
+            () = stop.cancelled() => {}
+        }
+    });
+}
+
+// ---- what the cluster has to have -----------------------------------------------------------------------------
+
+/// Repeats `attempt` until it succeeds or the process stops; each new reason for failing is logged once.
+async fn insist<T, F>(process: &Process, attempt: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let mut told = String::new();
+    loop {
+        match attempt().await {
+            Ok(value) => return Some(value),
+            Err(text) if text != told => {
+                tracing::warn!("waiting: {text}");
+                told = text;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = process.clock.sleep(RETRY) => {}
+            () = process.shutdown.cancelled() => return None,
+        }
+    }
+}
+
+async fn crds_installed(client: &Client) -> Result<(), String> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    for name in ["agentpools.pool.convos.org", "agentinstances.pool.convos.org"] {
+        match tokio::time::timeout(RETRY * 5, api.get_opt(name)).await {
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None)) => return Err(format!("CRD {name} is not installed: run `agentpool crds | kubectl apply --server-side -f -`")),
+            // Not everybody may read CRDs; the watches say whether they are there.
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {}
+            Ok(Err(error)) => return Err(format!("the API server does not answer: {}", controllers::instance::chain(&error))),
+            Err(_) => return Err("the API server does not answer".to_owned()),
+        }
+    }
+    Ok(())
+}
+
+async fn cluster_id(process: &Process) -> Result<String, String> {
+    if let Some(id) = &process.config.cluster_id {
+        return Ok(id.clone());
+    }
+    let api: Api<Namespace> = Api::all(process.client.clone());
+    let found = api.get("kube-system").await.map_err(|e| {
+        format!("the cluster's id cannot be read from namespace kube-system (set --cluster-id / AGENTPOOL_CLUSTER_ID): {e}")
+    })?;
+    found.metadata.uid.ok_or_else(|| "namespace kube-system has no UID".to_owned())
+}
+
+/// Reads the root key, makes it where there is none, and follows its rotation.
+fn start_root_key(process: &Arc<Process>) {
+    let (flag, shared) = (process.ready.part("root key"), process.clone());
+    task(process, "root key", async move {
+        loop {
+            let read = || async {
+                let c = &shared.config;
+                secret::root_key(&shared.client, &c.release_namespace, &c.root_key_secret, shared.rng.bytes())
+                    .await
+                    .map_err(|e| controllers::instance::chain(&e))
+            };
+            let Some((current, previous)) = insist(&shared, read).await else { return };
+            shared.root_keys.set(RootKey::new(current, previous));
+            flag.set(true);
+            tokio::select! {
+                () = shared.clock.sleep(ROOT_KEY_EVERY) => {}
+                () = shared.shutdown.cancelled() => return,
+            }
+        }
+    });
+}
+
+// ---- controllers ----------------------------------------------------------------------------------------------
+
+type Touched<K> = tokio::sync::mpsc::UnboundedReceiver<ObjectRef<K>>;
+
+fn start_controllers(
+    process: &Arc<Process>,
+    pools: (Store<AgentPool>, Touched<AgentPool>, Queue<AgentPool>),
+    instances: (Store<AgentInstance>, Touched<AgentInstance>, Queue<AgentInstance>),
+    memories: Arc<Memories>,
+) {
+    let shared = process.clone();
+    task(process, "controllers", async move {
+        let Some(()) = insist(&shared, || crds_installed(&shared.client)).await else { return };
+        let Some(cluster_id) = insist(&shared, || cluster_id(&shared)).await else { return };
+        let root = || async { shared.root_keys.get().map(drop).ok_or_else(|| "the root key is not read yet".to_owned()) };
+        let Some(()) = insist(&shared, root).await else { return };
+        let transport = match Transport::new(&shared.config.railway_url, shared.clock.clone()) {
+            Ok(transport) => transport,
+            Err(error) => {
+                tracing::error!(%error, "cannot set up HTTP to Railway");
+                return;
+            }
+        };
+        let (pool_store, pools_touched, pool_queue) = pools;
+        let (instance_store, instances_touched, instance_queue) = instances;
+        let filled = async { pool_store.wait_until_ready().await.is_ok() && instance_store.wait_until_ready().await.is_ok() };
+        tokio::select! {
+            filled = filled => if !filled { return },
+            () = shared.shutdown.cancelled() => return,
+        }
+        let connect = Connector { transport, config: shared.config.clone(), clock: shared.clock.clone(), metrics: shared.metrics.clone() };
+        let ctx = Arc::new(Ctx {
+            client: shared.client.clone(),
+            pools: pool_store.clone(),
+            instances: instance_store.clone(),
+            pool_queue,
+            instance_queue,
+            fleet: Fleet::new(shared.client.clone(), shared.clock.clone(), Arc::new(connect)),
+            runtime: shared.runtime.clone(),
+            memories,
+            events: Events::new(shared.client.clone(), "agentpool", &shared.holder),
+            clock: shared.clock.clone(),
+            rng: shared.rng.clone(),
+            root_keys: shared.root_keys.clone(),
+            cluster_id,
+            release: shared.config.release.clone(),
+            public_url: shared.config.public_url.clone(),
+            metrics: shared.metrics.clone(),
+            pool_memories: Mutex::default(),
+        });
+        tracing::info!(pools = pool_store.len(), instances = instance_store.len(), "reconciling");
+        let stop = &shared.shutdown;
+        tokio::join!(
+            controllers::run("pool", ctx.clone(), pool_store, pools_touched, stop.clone(), controllers::pool::reconcile),
+            controllers::run("instance", ctx, instance_store, instances_touched, stop.clone(), controllers::instance::reconcile),
+        );
+    });
+}
+
+/// Makes the real providers.
+struct Connector {
+    transport: Transport,
+    config: Config,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// Counts a provider's calls.
+struct Observer(Metrics);
+
+impl CallObserver for Observer {
+    fn observed(&self, provider: &'static str, operation: &'static str, outcome: &'static str, seconds: f64) {
+        self.0.provider_call(provider, operation, outcome, Duration::from_secs_f64(seconds));
+    }
+}
+
+impl Connect for Connector {
+    fn connect(&self, scope: &Scope, credential: SecretString) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        let config = RailwayConfig {
+            base_url: self.config.railway_url.clone(),
+            token: credential,
+            token_kind: scope.token_kind,
+            project_id: scope.project_id.clone(),
+            environment: match &scope.environment {
+                Environment::Id(id) => EnvironmentRef::Id(id.clone()),
+                Environment::Name(name) => EnvironmentRef::Name(name.clone()),
+            },
+            clock: self.clock.clone(),
+        };
+        let provider = RailwayProvider::with_transport(config, &self.transport).map_err(|e| Trouble {
+            class: Class::Unauthorized,
+            reason: crate::api::condition::Reason::CredentialsInvalid,
+            message: e.to_string(),
+            retry_after: None,
+        })?;
+        let observer = Arc::new(Observer(self.metrics.clone()));
+        Ok(Arc::new(Guarded::new(provider, "railway", self.clock.clone(), observer)))
+    }
+
+    fn unsupported(&self, template: &Template) -> Option<String> {
+        if template.provider.sprites.is_some() || template.provider.services_api.is_some() {
+            return Some("this version builds agents on Railway only: use spec.provider.railway".to_owned());
+        }
+        if template.services.is_some() {
+            return Some("spec.services is not available in this version: give the agents' keys in spec.runtime.env".to_owned());
+        }
+        railway::supports(template).err()
+    }
+}
+
+// ---- the API --------------------------------------------------------------------------------------------------
+
+fn api_router(process: &Arc<Process>, api: &ApiConfig, pools: Store<AgentPool>, instances: Store<AgentInstance>) -> Result<Router> {
+    let candidates = Candidates::new(process.client.clone(), instances.clone(), process.clock.clone(), process.rng.clone());
+    let claims = ClaimService::new(
+        process.client.clone(),
+        Arc::new(candidates),
+        process.runtime.clone(),
+        process.root_keys.clone(),
+        process.clock.clone(),
+        process.rng.clone(),
+        process.holder.clone(),
+        process.tasks.clone(),
+    );
+    let operations = Operations::new(
+        process.client.clone(),
+        pools.clone(),
+        instances.clone(),
+        process.clock.clone(),
+        process.rng.clone(),
+        process.tasks.clone(),
+    );
+    Ok(http::router(AppState {
+        pools: pools.clone(),
+        instances,
+        claims: Arc::new(claims),
+        operations,
+        tokens: tokens(process.root_keys.clone(), pools),
+        auth: api_keys(process, &api.key)?,
+        settings: Arc::new(api.settings.clone()),
+        ready: process.ready.clone(),
+        metrics: process.metrics.clone(),
+        clock: process.clock.clone(),
+        tasks: process.tasks.clone(),
+    }))
+}
+
+fn tokens(root_keys: RootKeys, pools: Store<AgentPool>) -> http::Tokens {
+    Arc::new(move |instance: &AgentInstance| {
+        let namespace = instance.namespace().unwrap_or_default();
+        let pool = pools.get(&ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace));
+        if pool.is_some_and(|p| p.spec.runtime.auth != RuntimeAuth::Instance) {
+            return None;
+        }
+        let status = instance.status.as_ref()?;
+        root_keys.get()?.token(Purpose::Gateway, &instance.spec.id, status.token_seq.unwrap_or(1), status.token_key.as_deref())
+    })
+}
+
+/// The API's keys, following their source where it can change.
+fn api_keys(process: &Arc<Process>, source: &ApiKeySource) -> Result<ApiKeys> {
+    match source {
+        ApiKeySource::Insecure => {
+            tracing::warn!("--insecure-no-auth: every call is served to everybody");
+            Ok(ApiKeys::insecure())
+        }
+        ApiKeySource::Value(key) => Ok(ApiKeys::new(key)),
+        ApiKeySource::File(path) => {
+            let read = |path: &Path| std::fs::read_to_string(path).map(|t| t.trim().to_owned());
+            let first = read(path).with_context(|| format!("--api-key-file: cannot read {}", path.display()))?;
+            anyhow::ensure!(!first.is_empty(), "--api-key-file: {} is empty", path.display());
+            let keys = ApiKeys::new(&SecretString::from(first));
+            let (follower, path, shared) = (keys.clone(), path.clone(), process.clone());
+            task(process, "api key", async move {
+                // A mounted Secret is swapped as a whole: reading it again is cheaper than watching a directory.
+                while !shared.shutdown.is_cancelled() {
+                    if let Some(text) = read(&path).ok().filter(|t| !t.is_empty()) {
+                        follower.replace(&[SecretString::from(text)]);
+                    }
+                    tokio::select! {
+                        () = shared.clock.sleep(RETRY) => {}
+                        () = shared.shutdown.cancelled() => {}
+                    }
+                }
+            });
+            Ok(keys)
+        }
+        ApiKeySource::Secret(name) => Ok(follow_secret(process, name)),
+    }
+}
+
+/// Follows the one Secret with the API key; until it is read, no key fits.
+fn follow_secret(process: &Arc<Process>, name: &str) -> ApiKeys {
+    // An empty key fits nothing: until the Secret is read, every call that needs a key is refused.
+    let keys = ApiKeys::new(&SecretString::from(String::new()));
+    let flag: ReadyFlag = process.ready.part("api key");
+    let api: Api<Secret> = Api::namespaced(process.client.clone(), &process.config.release_namespace);
+    let (follower, name, shared) = (keys.clone(), name.to_owned(), process.clone());
+    task(process, "api key", async move {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let stream = watcher(api, config).default_backoff().applied_objects().take_until(shared.shutdown.cancelled());
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            let bytes = event.ok().and_then(|s| s.data).and_then(|mut d| d.remove(API_KEY_VARIABLE));
+            let Some(text) = bytes.and_then(|b| String::from_utf8(b.0).ok()).map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()) else {
+                tracing::warn!(secret = %name, "the Secret with the API key is not there or lacks {API_KEY_VARIABLE}: calls are refused unless a key was read before");
+                continue;
+            };
+            follower.replace(&[SecretString::from(text)]);
+            flag.set(true);
+            tracing::info!(secret = %name, "API key read");
+        }
+    });
+    keys
+}

@@ -1,0 +1,401 @@
+//! The one port for peers: HTTP/1.1 by hyper, with the hard faults a framework would not do.
+//!
+//! `/graphql/v2` is Railway, whatever the Host; every other path belongs to the agent behind the
+//! Host header. Paths of peers that are not simulated yet answer 404.
+
+use crate::agent::edge;
+use crate::railway;
+use crate::world::Sim;
+use bytes_of::HalfBody;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Larger bodies are cut off with a 413.
+const MAX_BODY: usize = 4 << 20;
+/// A hanging answer hangs for so long (real time), then the connection is reset.
+const HANG: Duration = Duration::from_secs(900);
+/// First path segments of peers that have no simulation yet.
+const LATER: &[&str] = &[
+    "openrouter",
+    "sprites",
+    "agentmail",
+    "telnyx",
+    "bankr",
+    "exa",
+    "ghcr",
+    "services",
+];
+
+/// A request, read to its end.
+#[derive(Clone)]
+pub struct Request {
+    /// `GET`, `POST`, …
+    pub method: String,
+    /// Path with query, as sent.
+    pub target: String,
+    /// Host without port, lower case.
+    pub host: String,
+    /// The body.
+    pub body: Vec<u8>,
+    /// The peer's address.
+    pub from: SocketAddr,
+    /// The connection's memory.
+    pub connection: Arc<Connection>,
+    headers: hyper::HeaderMap,
+}
+
+impl Request {
+    /// A header's text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|v| v.to_str().ok())
+    }
+
+    /// The path without its query.
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+}
+
+/// What a connection remembers between requests.
+#[derive(Default)]
+pub struct Connection {
+    reset: AtomicBool,
+    /// Which process answered last; 0: none yet.
+    pub process: AtomicU64,
+}
+
+/// An answer, or the lack of one.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// An ordinary answer.
+    Http {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: String,
+        half: bool,
+    },
+    /// Nothing, until the other side gives up.
+    Hang,
+    /// RST.
+    Reset,
+}
+
+impl Reply {
+    fn new(status: u16, content_type: &str, body: String) -> Self {
+        let headers = vec![("content-type".to_owned(), content_type.to_owned())];
+        Self::Http {
+            status,
+            headers,
+            body,
+            half: false,
+        }
+    }
+
+    /// JSON.
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self::new(status, "application/json", body.to_string())
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, body: &str) -> Self {
+        Self::new(status, "text/plain; charset=utf-8", body.to_owned())
+    }
+
+    /// A page.
+    pub fn html(status: u16, body: &str) -> Self {
+        Self::new(status, "text/html; charset=utf-8", body.to_owned())
+    }
+
+    /// With one more header.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        if let Self::Http { headers, .. } = &mut self {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+        self
+    }
+
+    /// Headers and half of the body, then the end.
+    pub fn halved(mut self) -> Self {
+        if let Self::Http { half, .. } = &mut self {
+            *half = true;
+        }
+        self
+    }
+
+    /// The status, or what happens instead.
+    pub fn status(&self) -> Value {
+        match self {
+            Self::Http { status, .. } => json!(status),
+            Self::Hang => json!("hang"),
+            Self::Reset => json!("reset"),
+        }
+    }
+
+    /// The same answer with another body.
+    pub fn with_body(mut self, text: &str) -> Self {
+        if let Self::Http { body, .. } = &mut self {
+            text.clone_into(body);
+        }
+        self
+    }
+}
+
+/// Accepts connections until the task is dropped.
+pub async fn serve(sim: Arc<Sim>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let _ = stream.set_nodelay(true);
+                let sim = sim.clone();
+                sim.clone()
+                    .spawn(async move { connection(sim, stream, from).await });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                sim.clock.sleep_real(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn connection(sim: Arc<Sim>, stream: TcpStream, from: SocketAddr) {
+    let memory = Arc::new(Connection::default());
+    let io = TokioIo::new(Wire {
+        stream,
+        memory: memory.clone(),
+    });
+    let service = service_fn(move |request| {
+        let (sim, memory) = (sim.clone(), memory.clone());
+        async move { respond(sim, memory, from, request).await }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .serve_connection(io, service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn respond(
+    sim: Arc<Sim>,
+    memory: Arc<Connection>,
+    from: SocketAddr,
+    request: hyper::Request<Incoming>,
+) -> io::Result<Response<HalfBody>> {
+    let (parts, body) = request.into_parts();
+    let Some(body) = bytes_of::read(body, MAX_BODY).await? else {
+        return render(Reply::text(413, "too large"));
+    };
+    let host = parts
+        .headers
+        .get(HOST)
+        .and_then(|h| h.to_str().ok())
+        .unwrap_or_default();
+    let host = parts.uri.host().unwrap_or(host);
+    let request = Request {
+        method: parts.method.to_string(),
+        target: parts
+            .uri
+            .path_and_query()
+            .map_or("/", |p| p.as_str())
+            .to_owned(),
+        host: host
+            .rsplit_once(':')
+            .map_or(host, |(name, _)| name)
+            .to_lowercase(),
+        body,
+        from,
+        connection: memory.clone(),
+        headers: parts.headers,
+    };
+    let reply = answer(&sim, request).await;
+    tracing::debug!(status = %reply.status(), "answered");
+    match reply {
+        Reply::Hang => {
+            sim.clock.sleep_real(HANG).await;
+            memory.reset.store(true, Ordering::Relaxed);
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+        Reply::Reset => {
+            memory.reset.store(true, Ordering::Relaxed);
+            Err(io::ErrorKind::ConnectionReset.into())
+        }
+        reply => render(reply),
+    }
+}
+
+async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
+    let first = request
+        .path()
+        .split('/')
+        .nth(1)
+        .unwrap_or_default()
+        .to_owned();
+    if request.path() == "/graphql/v2" {
+        // Carried out to its end even if the caller hangs up.
+        let task_sim = sim.clone();
+        let work = sim.spawn(async move { railway::front::answer(&task_sim, &request).await });
+        return work.await.unwrap_or(Reply::Reset);
+    }
+    if LATER.contains(&first.as_str()) {
+        return Reply::json(404, &json!({"error": format!("/{first} is not simulated")}));
+    }
+    edge::answer(sim, request).await
+}
+
+fn render(reply: Reply) -> io::Result<Response<HalfBody>> {
+    let Reply::Http {
+        status,
+        headers,
+        body,
+        half,
+    } = reply
+    else {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    };
+    let mut response = Response::new(HalfBody::new(body.into_bytes(), half));
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    for (name, value) in headers {
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .ok()
+            .zip(HeaderValue::from_str(&value).ok());
+        if let Some((name, value)) = parsed {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    debug_assert!(
+        response.headers().contains_key(CONTENT_TYPE),
+        "every answer names its type"
+    );
+    Ok(response)
+}
+
+/// The socket; when the connection is to be reset, closing it sends RST instead of FIN.
+struct Wire {
+    stream: TcpStream,
+    memory: Arc<Connection>,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.memory.reset.load(Ordering::Relaxed) {
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.memory.reset.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+mod bytes_of {
+    //! Bodies: reading one whole, and sending one that may break off in the middle.
+
+    use axum::body::Bytes;
+    use hyper::body::{Body, Frame, Incoming, SizeHint};
+    use std::future::poll_fn;
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    /// The whole body; none if it is larger than `most`.
+    pub async fn read(mut body: Incoming, most: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+            if bytes.len() > most {
+                return Ok(None);
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// A body that announces its full length and may send only half of it.
+    pub struct HalfBody {
+        data: Option<Bytes>,
+        announced: u64,
+        breaks: bool,
+    }
+
+    impl HalfBody {
+        /// `half`: break off in the middle.
+        pub fn new(bytes: Vec<u8>, half: bool) -> Self {
+            let announced = bytes.len() as u64;
+            let mut data = Bytes::from(bytes);
+            if half {
+                data.truncate(data.len() / 2);
+            }
+            Self {
+                data: Some(data),
+                announced,
+                breaks: half,
+            }
+        }
+    }
+
+    impl Body for HalfBody {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+            match self.data.take() {
+                Some(data) if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(data)))),
+                _ if self.breaks => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
+                _ => Poll::Ready(None),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            !self.breaks && self.data.as_ref().is_none_or(Bytes::is_empty)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.announced)
+        }
+    }
+}

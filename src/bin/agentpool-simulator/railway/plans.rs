@@ -1,0 +1,154 @@
+//! What happens by itself: planned surprises, idle sleep, and which services a request is about.
+
+use crate::clock::Ms;
+use crate::railway::deploy::{Shape, Status};
+use crate::railway::faults::Effects;
+use crate::railway::lifecycle::Hands;
+use crate::railway::model::{InstanceKey, Planned, Railway};
+use crate::world::World;
+use serde_json::Value;
+
+/// Brings the world to `now`: whatever was planned until then has happened.
+pub fn advance(world: &mut World, now: Ms) {
+    let due: Vec<(Ms, Planned)> = {
+        let planned = std::mem::take(&mut world.railway.planned);
+        let (due, later) = planned.into_iter().partition(|(at, _)| *at <= now);
+        world.railway.planned = later;
+        due
+    };
+    for (at, plan) in due {
+        happen(world, plan, at);
+    }
+    world
+        .agents
+        .advance(&mut world.railway, &mut world.ledger, &mut world.rng, now);
+}
+
+fn happen(world: &mut World, plan: Planned, now: Ms) {
+    let mut hands = Hands {
+        railway: &mut world.railway,
+        rng: &mut world.rng,
+        ledger: &mut world.ledger,
+        now,
+        by: "railway itself",
+    };
+    match plan {
+        Planned::Deploy {
+            service,
+            environment,
+        } => {
+            let key = (service, environment);
+            // A refusal means the service has gone meanwhile.
+            let _ = hands.deploy(&key, None, &Shape::default());
+        }
+        Planned::DeleteService(id) => hands.delete_service(&id, 0),
+        Planned::RenameService(id, name) => {
+            if let Some(service) = hands.railway.services.get_mut(&id) {
+                service.name = name;
+                service.updated = now;
+            }
+        }
+        Planned::DeleteVolumeOf(service) => {
+            let volumes = hands.railway.volumes.values_mut();
+            for volume in volumes.filter(|v| v.service.as_deref() == Some(service.as_str())) {
+                volume.life.end(now, 0);
+                hands.ledger.deleted(&volume.id, now);
+            }
+        }
+        Planned::DeleteDomainsOf(service) => delete_domains(hands.railway, &service),
+        Planned::DeleteProjectOf(service) => {
+            let project = hands
+                .railway
+                .services
+                .get(&service)
+                .map(|s| s.project.clone());
+            if let Some(project) = project {
+                hands.delete_project(&project);
+            }
+        }
+    }
+}
+
+fn delete_domains(railway: &mut Railway, service: &str) {
+    let keys: Vec<InstanceKey> = railway
+        .instances_of(service)
+        .map(|i| (i.service.clone(), i.environment.clone()))
+        .collect();
+    for key in keys {
+        let Some(instance) = railway.instances.get_mut(&key) else {
+            continue;
+        };
+        for domain in std::mem::take(&mut instance.domains) {
+            railway.hosts.remove(&domain.domain);
+        }
+    }
+}
+
+/// Plans what the faults of a request bring about later.
+pub fn plan_surprises(world: &mut World, effects: &Effects, touched: &[String], now: Ms) {
+    for service in touched {
+        if let Some(after) = effects.unprompted {
+            let environments: Vec<String> = world
+                .railway
+                .instances_of(service)
+                .filter(|i| !i.deployments.is_empty())
+                .map(|i| i.environment.clone())
+                .collect();
+            for environment in environments {
+                let plan = Planned::Deploy {
+                    service: service.clone(),
+                    environment,
+                };
+                world.railway.planned.push((now + after, plan));
+            }
+        }
+        if let Some((what, after, rename)) = &effects.removed {
+            let service = service.clone();
+            let plan = match (what.as_str(), rename) {
+                (_, Some(name)) => Planned::RenameService(service, name.clone()),
+                ("volume", None) => Planned::DeleteVolumeOf(service),
+                ("domain", None) => Planned::DeleteDomainsOf(service),
+                ("project", None) => Planned::DeleteProjectOf(service),
+                _ => Planned::DeleteService(service),
+            };
+            world.railway.planned.push((now + after, plan));
+        }
+    }
+}
+
+/// Names of the services a request's variables are about: by name, by id, by deployment.
+pub fn service_names(railway: &Railway, variables: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    collect(railway, variables, &mut names);
+    names
+}
+
+fn collect(railway: &Railway, value: &Value, names: &mut Vec<String>) {
+    let Some(fields) = value.as_object() else {
+        return;
+    };
+    for (key, value) in fields {
+        match (key.as_str(), value) {
+            ("name", Value::String(name)) => names.push(name.clone()),
+            ("serviceId" | "id", Value::String(id)) => {
+                let by_deployment = railway.deployments.get(id).map(|d| d.service.as_str());
+                let service = railway.services.get(by_deployment.unwrap_or(id));
+                names.extend(service.map(|s| s.name.clone()));
+            }
+            ("input", inner) => collect(railway, inner, names),
+            _ => {}
+        }
+    }
+}
+
+/// Puts a sleeper to sleep, or wakes it: the steps of one deployment.
+pub fn set_sleeping(railway: &mut Railway, deployment: &str, now: Ms, asleep: bool) {
+    if let Some(deployment) = railway.deployments.get_mut(deployment) {
+        let status = if asleep {
+            Status::Sleeping
+        } else {
+            Status::Success
+        };
+        deployment.timeline.shift(now, status);
+    }
+}

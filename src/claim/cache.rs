@@ -1,0 +1,151 @@
+//! Candidates per pool: the watch cache, less what this process is using, plus a direct list before "none".
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::runtime::reflector::Store;
+use kube::{Api, Client, ResourceExt};
+
+use crate::api::{AgentInstance, AgentPool, LABEL_PROTECTED};
+use crate::clock::{Clock, Monotonic, Rng};
+use crate::domain::claim as judgement;
+use crate::k8s::CALL_LIMIT;
+use crate::k8s::error::{K8sError, within};
+
+/// Two direct lists of a pool are at least this far apart: 20 a second.
+const LIST_APART: Duration = Duration::from_millis(50);
+/// How many a direct list asks for.
+const LIST_LIMIT: u32 = 10;
+
+/// Candidates, for this replica.
+pub struct Candidates {
+    client: Client,
+    instances: Store<AgentInstance>,
+    clock: Clock,
+    rng: Rng,
+    used: Mutex<Used>,
+    lists: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Option<Listed>>>>>,
+}
+
+#[derive(Default)]
+struct Used {
+    /// In use by claims in flight, by UID.
+    taken: HashSet<String>,
+    /// Not to be tried again at this version, by UID: the watch brings a newer one.
+    stale: HashMap<String, String>,
+    in_flight: usize,
+}
+
+#[derive(Clone)]
+struct Listed {
+    begun: Monotonic,
+    found: Vec<Arc<AgentInstance>>,
+}
+
+impl Candidates {
+    /// Candidates from the watch cache.
+    pub fn new(client: Client, instances: Store<AgentInstance>, clock: Clock, rng: Rng) -> Self {
+        Self { client, instances, clock, rng, used: Mutex::default(), lists: Mutex::default() }
+    }
+
+    fn used<T>(&self, work: impl FnOnce(&mut Used) -> T) -> T {
+        work(&mut self.used.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Notes a claim in flight, until the guard goes.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.used(|u| u.in_flight += 1);
+        InFlight { of: self.clone() }
+    }
+
+    /// Takes a candidate of the pool from the watch cache: one of the first few, by chance.
+    pub fn take(&self, pool: &AgentPool, runtime: Option<&str>) -> Option<Arc<AgentInstance>> {
+        let namespace = pool.namespace();
+        let name = pool.name_any();
+        let mine = |i: &Arc<AgentInstance>| i.metadata.namespace == namespace && i.spec.pool_ref.name == name && is_kind(i, runtime);
+        let all = self.instances.state().into_iter().filter(mine).collect();
+        self.take_from(judgement::in_order(all, pool.spec.claim.order))
+    }
+
+    /// Takes one of the given candidates.
+    pub fn take_from(&self, candidates: Vec<Arc<AgentInstance>>) -> Option<Arc<AgentInstance>> {
+        self.used(|used| {
+            let free: Vec<_> = candidates.into_iter().filter(|i| used.is_free(i)).take(judgement::window(used.in_flight)).collect();
+            let chosen = free.get(self.rng.below(free.len()))?.clone();
+            used.taken.insert(uid(&chosen));
+            Some(chosen)
+        })
+    }
+
+    /// Gives a candidate back: it is not tried again before the watch shows it in a newer version.
+    pub fn drop_stale(&self, instance: &AgentInstance) {
+        self.used(|used| {
+            used.taken.remove(&uid(instance));
+            used.stale.insert(uid(instance), version(instance));
+            if used.stale.len() > 10_000 {
+                used.stale.clear();
+            }
+        });
+    }
+
+    /// Candidates by a direct list that was begun after `arrived`; of those who ask at the same time one lists.
+    pub async fn list(&self, pool: &AgentPool, runtime: Option<&str>, arrived: Monotonic) -> Result<Vec<Arc<AgentInstance>>, K8sError> {
+        let key = (pool.namespace().unwrap_or_default(), pool.name_any());
+        let cell = self.lists.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
+        let mut last = cell.lock().await;
+        if let Some(listed) = last.as_ref().filter(|l| l.begun >= arrived) {
+            return Ok(filtered(&listed.found, runtime));
+        }
+        if let Some(listed) = last.as_ref() {
+            let since = self.clock.monotonic().saturating_sub(listed.begun);
+            self.clock.sleep(LIST_APART.saturating_sub(since)).await;
+        }
+        let begun = self.clock.monotonic();
+        let api: Api<AgentInstance> = Api::namespaced(self.client.clone(), &key.0);
+        let params = ListParams::default()
+            .labels(&format!("!{LABEL_PROTECTED}"))
+            .fields(&format!("spec.poolRef.name={},status.phase=Idle,spec.claim.id=", key.1))
+            .limit(LIST_LIMIT);
+        let list = within(CALL_LIMIT, || format!("list idle instances of pool {}", key.1), api.list(&params)).await?;
+        let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
+        *last = Some(Listed { begun, found: found.clone() });
+        Ok(filtered(&found, runtime))
+    }
+}
+
+fn filtered(found: &[Arc<AgentInstance>], runtime: Option<&str>) -> Vec<Arc<AgentInstance>> {
+    found.iter().filter(|i| crate::domain::instance::phase::is_claimable(i) && is_kind(i, runtime)).cloned().collect()
+}
+
+fn is_kind(instance: &AgentInstance, wanted: Option<&str>) -> bool {
+    let kind = instance.status.as_ref().and_then(|s| s.runtime.as_ref()).and_then(|r| r.kind.as_deref());
+    wanted.is_none_or(|w| kind == Some(w))
+}
+
+impl Used {
+    fn is_free(&self, instance: &AgentInstance) -> bool {
+        let uid = uid(instance);
+        !self.taken.contains(&uid) && self.stale.get(&uid) != Some(&version(instance))
+    }
+}
+
+fn uid(instance: &AgentInstance) -> String {
+    instance.metadata.uid.clone().unwrap_or_default()
+}
+
+fn version(instance: &AgentInstance) -> String {
+    instance.metadata.resource_version.clone().unwrap_or_default()
+}
+
+/// A claim in flight.
+pub struct InFlight {
+    of: Arc<Candidates>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.of.used(|u| u.in_flight = u.in_flight.saturating_sub(1));
+    }
+}

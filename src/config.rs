@@ -1,0 +1,384 @@
+//! The process's settings: flags and environment, validated into one struct; every rejected value names its flag.
+//!
+//! Secrets come from the environment, a file or a Secret, never from a flag: flags show in process lists.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use secrecy::SecretString;
+
+use crate::http::{AgentsShape, PoolKey, PublicReads, Settings};
+use crate::telemetry::logs::{self, LogFormat};
+
+/// The variable with the API key itself.
+pub const API_KEY_VARIABLE: &str = "POOL_API_KEY";
+/// Railway's public endpoint.
+pub const DEFAULT_RAILWAY_URL: &str = "https://backboard.railway.com/graphql/v2";
+/// The operations port of the API, and of both roles in one process.
+const OPERATIONS_PORT_API: u16 = 9102;
+/// The operations port of the controller.
+const OPERATIONS_PORT_CONTROLLER: u16 = 9101;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "agentpool", version, about = "Keeps warm pools of AI agents outside the cluster")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the reconcilers: create, watch and destroy agents. One leader at a time.
+    Controller(CommonArgs),
+    /// Serves the HTTP API. Every replica is active.
+    Api(ServeArgs),
+    /// Runs both in one process, for a laptop.
+    Run(ServeArgs),
+    /// Prints the custom resource definitions as YAML.
+    Crds(CrdsArgs),
+}
+
+/// Which definitions are printed.
+#[derive(Args, Clone, Debug)]
+pub struct CrdsArgs {
+    /// Only this kind, such as AgentPool.
+    #[arg(long)]
+    pub kind: Option<String>,
+}
+
+/// What the roles that serve HTTP take.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+/// What every role takes.
+#[derive(Args, Clone, Debug)]
+pub struct CommonArgs {
+    /// The namespace to watch; absent: all.
+    #[arg(long, env = "AGENTPOOL_NAMESPACE")]
+    namespace: Option<String>,
+    /// The release's name: it owns its pools, and its Secrets are called after it.
+    #[arg(long, env = "AGENTPOOL_RELEASE", default_value = "agentpool")]
+    release: String,
+    /// The namespace of the release's own Secrets and lease [default: --namespace, else default].
+    #[arg(long, env = "AGENTPOOL_RELEASE_NAMESPACE")]
+    release_namespace: Option<String>,
+    /// The Secret with the root key that agents' tokens are derived from [default: <release>-root-key].
+    #[arg(long, env = "AGENTPOOL_ROOT_KEY_SECRET")]
+    root_key_secret: Option<String>,
+    /// The cluster's id in owner marks [default: the UID of namespace kube-system].
+    #[arg(long, env = "AGENTPOOL_CLUSTER_ID")]
+    cluster_id: Option<String>,
+    /// Railway's GraphQL endpoint.
+    #[arg(long, env = "AGENTPOOL_RAILWAY_URL", default_value = DEFAULT_RAILWAY_URL)]
+    railway_url: String,
+    /// Dials this host:port in plain HTTP for every agent, with the agent's own Host header: for the simulator.
+    #[arg(long, env = "AGENTPOOL_AGENT_CONNECT_TO")]
+    agent_connect_to: Option<String>,
+    /// The API's address as agents reach it; given to them as POOL_URL.
+    #[arg(long, env = "AGENTPOOL_PUBLIC_URL")]
+    public_url: Option<String>,
+    /// The address to listen on, for both ports.
+    #[arg(long, env = "AGENTPOOL_LISTEN", default_value = "0.0.0.0")]
+    listen: IpAddr,
+    /// The port of livez, readyz and metrics; 0: any [default: 9101 for controller, else 9102].
+    #[arg(long, env = "AGENTPOOL_OPERATIONS_PORT")]
+    operations_port: Option<u16>,
+    /// What is logged: a level, or directives such as agentpool=debug,kube=warn.
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    log_level: String,
+    /// How a log line looks.
+    #[arg(long, env = "AGENTPOOL_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+    /// Writes the bound ports there as JSON once the process listens.
+    #[arg(long, hide = true)]
+    ports_file: Option<PathBuf>,
+}
+
+/// What the HTTP API takes.
+#[derive(Args, Clone, Debug)]
+pub struct ApiArgs {
+    /// The API's port; 0: any.
+    #[arg(long, env = "PORT", default_value_t = 3001)]
+    port: u16,
+    /// A file with the API key, read again when it changes.
+    #[arg(long, env = "POOL_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
+    /// A Secret of the release's namespace with the API key under POOL_API_KEY; followed when it changes.
+    #[arg(long, env = "POOL_API_KEY_SECRET")]
+    api_key_secret: Option<String>,
+    /// Serves every call without a key. For development only.
+    #[arg(long, env = "AGENTPOOL_INSECURE_NO_AUTH", value_parser = clap::builder::FalseyValueParser::new())]
+    insecure_no_auth: bool,
+    /// The environment's name that /version tells [default: the default pool's].
+    #[arg(long, env = "POOL_ENVIRONMENT")]
+    environment: Option<String>,
+    /// The pool of unprefixed routes, <namespace>/<name> [default: the only one there is].
+    #[arg(long, env = "AGENTPOOL_DEFAULT_POOL")]
+    default_pool: Option<String>,
+    /// The form of GET /api/pool/agents.
+    #[arg(long, env = "AGENTPOOL_AGENTS_SHAPE", default_value = "object", ignore_case = true)]
+    agents_shape: AgentsShape,
+    /// What callers without a key may read of version, counts and agents.
+    #[arg(long, env = "AGENTPOOL_PUBLIC_READS", default_value = "full", ignore_case = true)]
+    public_reads: PublicReads,
+    /// Origins that browsers may call from, comma separated.
+    #[arg(long, env = "TEMPLATE_SITE_ORIGINS", default_value = "http://localhost:3000")]
+    cors_origins: String,
+}
+
+/// A value that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{flag}: {problem}")]
+pub struct ConfigError {
+    /// The flag, and the variable it has where there is one.
+    pub flag: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub problem: String,
+}
+
+/// What the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The reconcilers.
+    Controller,
+    /// The HTTP API.
+    Api,
+    /// Both.
+    Run,
+}
+
+/// What the command line asks for.
+#[derive(Clone, Debug)]
+pub enum Invocation {
+    /// Run a role.
+    Serve(Box<Config>),
+    /// Print the definitions, or only the one of a kind.
+    Crds {
+        /// The kind.
+        kind: Option<String>,
+    },
+}
+
+/// The validated settings of a running process.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What it is.
+    pub role: Role,
+    /// The watched namespace; `None`: all.
+    pub namespace: Option<String>,
+    /// The release's name.
+    pub release: String,
+    /// Where the release's own Secrets and lease are.
+    pub release_namespace: String,
+    /// The Secret with the root key.
+    pub root_key_secret: String,
+    /// The cluster's id, where it is set rather than read.
+    pub cluster_id: Option<String>,
+    /// Railway's endpoint.
+    pub railway_url: String,
+    /// `host:port` that every agent is dialled at.
+    pub agent_connect_to: Option<String>,
+    /// The API's address as agents reach it, without a slash at its end.
+    pub public_url: Option<String>,
+    /// The address of both ports.
+    pub listen: IpAddr,
+    /// The operations port; 0: any.
+    pub operations_port: u16,
+    /// The log filter; known to be one.
+    pub log_level: String,
+    /// How a log line looks.
+    pub log_format: LogFormat,
+    /// Where the bound ports are written.
+    pub ports_file: Option<PathBuf>,
+    /// The HTTP API; `None` for the controller alone.
+    pub api: Option<ApiConfig>,
+}
+
+/// The settings of the HTTP API.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Its port; 0: any.
+    pub port: u16,
+    /// Where its key is.
+    pub key: ApiKeySource,
+    /// What its handlers see.
+    pub settings: Settings,
+}
+
+/// Where the API key is.
+#[derive(Clone, Debug)]
+pub enum ApiKeySource {
+    /// Here.
+    Value(SecretString),
+    /// In a file, read again when it changes.
+    File(PathBuf),
+    /// In a Secret of the release's namespace, under [`API_KEY_VARIABLE`]; followed when it changes.
+    Secret(String),
+    /// There is none: every call is served.
+    Insecure,
+}
+
+impl Cli {
+    /// Validates. `variable` reads the process's environment, for what has no flag.
+    pub fn validate(self, variable: impl Fn(&str) -> Option<String>) -> Result<Invocation, ConfigError> {
+        let (role, common, api) = match self.command {
+            Command::Crds(args) => return Ok(Invocation::Crds { kind: args.kind }),
+            Command::Controller(common) => (Role::Controller, common, None),
+            Command::Api(args) => (Role::Api, args.common, Some(args.api)),
+            Command::Run(args) => (Role::Run, args.common, Some(args.api)),
+        };
+        let api = api.map(|args| api_config(args, variable(API_KEY_VARIABLE))).transpose()?;
+        Ok(Invocation::Serve(Box::new(config(role, common, api)?)))
+    }
+}
+
+fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config, ConfigError> {
+    let namespace = name("--namespace (AGENTPOOL_NAMESPACE)", args.namespace)?;
+    let release = name("--release (AGENTPOOL_RELEASE)", Some(args.release))?.unwrap_or_else(|| "agentpool".to_owned());
+    let release_namespace = name("--release-namespace (AGENTPOOL_RELEASE_NAMESPACE)", args.release_namespace)?
+        .or_else(|| namespace.clone())
+        .unwrap_or_else(|| "default".to_owned());
+    let root_key_secret = name("--root-key-secret (AGENTPOOL_ROOT_KEY_SECRET)", args.root_key_secret)?;
+    if let Err(error) = logs::filter(&args.log_level) {
+        return Err(ConfigError { flag: "--log-level (LOG_LEVEL)", problem: error.to_string() });
+    }
+    let default_port = if role == Role::Controller { OPERATIONS_PORT_CONTROLLER } else { OPERATIONS_PORT_API };
+    let operations_port = args.operations_port.unwrap_or(default_port);
+    if operations_port != 0 && api.as_ref().is_some_and(|a| a.port == operations_port) {
+        return Err(ConfigError { flag: "--operations-port", problem: format!("{operations_port} is the API's port too: choose another") });
+    }
+    Ok(Config {
+        role,
+        root_key_secret: root_key_secret.unwrap_or_else(|| format!("{release}-root-key")),
+        namespace,
+        release,
+        release_namespace,
+        cluster_id: cluster_id(args.cluster_id)?,
+        railway_url: url("--railway-url (AGENTPOOL_RAILWAY_URL)", &args.railway_url)?,
+        agent_connect_to: host_port(args.agent_connect_to)?,
+        public_url: given(args.public_url).map(|u| url("--public-url (AGENTPOOL_PUBLIC_URL)", &u)).transpose()?,
+        listen: args.listen,
+        operations_port,
+        log_level: args.log_level,
+        log_format: args.log_format,
+        ports_file: args.ports_file,
+        api,
+    })
+}
+
+fn api_config(args: ApiArgs, key: Option<String>) -> Result<ApiConfig, ConfigError> {
+    let default_pool = given(args.default_pool)
+        .map(|text| text.parse::<PoolKey>())
+        .transpose()
+        .map_err(|problem| ConfigError { flag: "--default-pool (AGENTPOOL_DEFAULT_POOL)", problem })?;
+    let origins = args.cors_origins.split(',').map(|o| o.trim().trim_end_matches('/')).filter(|o| !o.is_empty());
+    let cors_origins = origins.map(origin).collect::<Result<_, _>>()?;
+    let environment = given(args.environment);
+    Ok(ApiConfig {
+        port: args.port,
+        key: key_source(key, given_path(args.api_key_file), given(args.api_key_secret), args.insecure_no_auth)?,
+        settings: Settings {
+            environment,
+            default_pool,
+            agents_shape: args.agents_shape,
+            public_reads: args.public_reads,
+            cors_origins,
+            ..Settings::default()
+        },
+    })
+}
+
+/// The one source of the key. None is refused, and so are two: one of them would be forgotten at a rotation.
+fn key_source(
+    value: Option<String>,
+    file: Option<PathBuf>,
+    secret: Option<String>,
+    insecure: bool,
+) -> Result<ApiKeySource, ConfigError> {
+    let flag = "--api-key-secret, --api-key-file or POOL_API_KEY";
+    let value = value.map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+    let secret = name("--api-key-secret (POOL_API_KEY_SECRET)", secret)?;
+    match (value, file, secret, insecure) {
+        (Some(value), None, None, false) => Ok(ApiKeySource::Value(SecretString::from(value))),
+        (None, Some(file), None, false) => Ok(ApiKeySource::File(file)),
+        (None, None, Some(secret), false) => Ok(ApiKeySource::Secret(secret)),
+        (None, None, None, true) => Ok(ApiKeySource::Insecure),
+        (None, None, None, false) => Err(ConfigError {
+            flag,
+            problem: "there is no API key: set one of them, or --insecure-no-auth to serve everybody".to_owned(),
+        }),
+        _ => Err(ConfigError { flag, problem: "set exactly one of them, or --insecure-no-auth alone".to_owned() }),
+    }
+}
+
+/// An empty variable is one that is not set: charts render them so.
+fn given(text: Option<String>) -> Option<String> {
+    text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty())
+}
+
+fn given_path(path: Option<PathBuf>) -> Option<PathBuf> {
+    path.filter(|p| !p.as_os_str().is_empty())
+}
+
+/// A Kubernetes object name.
+fn name(flag: &'static str, text: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = given(text) else { return Ok(None) };
+    let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let bytes = text.as_bytes();
+    let inside = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    if text.len() <= 253 && edge(bytes.first()) && edge(bytes.last()) && bytes.iter().all(inside) {
+        return Ok(Some(text));
+    }
+    Err(ConfigError { flag, problem: format!("{text:?} is no Kubernetes name: use a-z, 0-9, '-' and '.'") })
+}
+
+/// What an owner mark can hold: it is `<cluster id>/<namespace>/<id>`.
+fn cluster_id(text: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = given(text) else { return Ok(None) };
+    if text.len() <= 63 && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.')) {
+        return Ok(Some(text));
+    }
+    let problem = format!("{text:?} is no cluster id: use at most 63 of letters, digits, '-', '_' and '.'");
+    Err(ConfigError { flag: "--cluster-id (AGENTPOOL_CLUSTER_ID)", problem })
+}
+
+fn url(flag: &'static str, text: &str) -> Result<String, ConfigError> {
+    let text = text.trim().trim_end_matches('/');
+    let parsed = reqwest::Url::parse(text).ok().filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+    match parsed {
+        Some(url) if url.username().is_empty() && url.password().is_none() => Ok(text.to_owned()),
+        Some(_) => Err(ConfigError { flag, problem: "an address with a user or password in it is not accepted".to_owned() }),
+        None => Err(ConfigError { flag, problem: format!("{text:?} is no http or https address") }),
+    }
+}
+
+fn origin(text: &str) -> Result<String, ConfigError> {
+    let flag = "--cors-origins (TEMPLATE_SITE_ORIGINS)";
+    let checked = url(flag, text)?;
+    match reqwest::Url::parse(&checked) {
+        Ok(url) if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => Ok(url.origin().ascii_serialization()),
+        _ => Err(ConfigError { flag, problem: format!("{text:?} is no origin: write scheme://host[:port] without a path") }),
+    }
+}
+
+fn host_port(text: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(text) = given(text) else { return Ok(None) };
+    let parts = text.rsplit_once(':').filter(|(host, port)| !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok_and(|p| p > 0));
+    if parts.is_some() {
+        return Ok(Some(text));
+    }
+    Err(ConfigError { flag: "--agent-connect-to (AGENTPOOL_AGENT_CONNECT_TO)", problem: format!("{text:?} is not host:port") })
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,309 @@
+//! Providers by scope, with the one listing that everybody in a scope shares, and the frozen templates.
+//!
+//! A scope is a credential and a place (Railway: project and environment). Whoever needs a listing asks for one that
+//! is not older than it can use; of those who ask at the same time one goes to the provider and all get its answer.
+//! So requests grow with the number of projects, not of instances. The last good credential of a scope stays in
+//! memory while an instance needs it: a namespace's deletion removes the Secret first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::api::agent_instance::ProviderRef;
+use crate::api::agent_pool::{AgentPool, SecretKeyRef, TokenKind};
+use crate::api::condition::Reason;
+use crate::clock::{Clock, Monotonic};
+use crate::domain::backoff;
+use crate::domain::plan::{Class, Facts, Trouble};
+use crate::domain::resource::Resource;
+use crate::domain::template::{self, Template};
+use crate::k8s::error::{K8sError, within};
+use crate::k8s::{CALL_LIMIT, secret};
+use crate::provider::AgentProvider;
+
+/// Where and with which credential.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// The namespace of the Secret.
+    pub namespace: String,
+    /// The provider, as `spec.provider.kind` names it.
+    pub kind: String,
+    /// The Secret with the credential.
+    pub secret: SecretKeyRef,
+    /// How the credential is sent.
+    pub token_kind: TokenKind,
+    /// Railway: the project.
+    pub project_id: String,
+    /// Railway: the environment.
+    pub environment: Environment,
+}
+
+/// A Railway environment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Environment {
+    /// By its id.
+    Id(String),
+    /// By its name, to be resolved.
+    Name(String),
+}
+
+/// Makes a provider for a scope. `app` brings the real ones.
+pub trait Connect: Send + Sync {
+    /// A provider that works in a scope with a credential.
+    fn connect(&self, scope: &Scope, credential: SecretString) -> Result<Arc<dyn AgentProvider>, Trouble>;
+    /// What of a template this version cannot build, in words; `None`: nothing.
+    fn unsupported(&self, template: &Template) -> Option<String>;
+}
+
+/// A listing, by the names and ids in it.
+pub struct Snapshot {
+    /// When it was begun: what is newer it cannot tell.
+    pub begun: Monotonic,
+    /// By the provider's id.
+    pub by_id: HashMap<String, Resource>,
+    /// By name.
+    pub by_name: HashMap<String, Resource>,
+}
+
+#[derive(Default)]
+struct Cell {
+    connection: Option<(SecretString, Arc<dyn AgentProvider>)>,
+    resolved: Option<Facts>,
+    snapshot: Option<Arc<Snapshot>>,
+    failures: u32,
+    trouble: Option<(Trouble, Monotonic)>,
+}
+
+/// Providers by scope.
+pub struct Fleet {
+    client: Client,
+    clock: Clock,
+    connect: Arc<dyn Connect>,
+    cells: Mutex<HashMap<Scope, Arc<tokio::sync::Mutex<Cell>>>>,
+    templates: Mutex<HashMap<(String, String), Arc<Template>>>,
+}
+
+impl Fleet {
+    /// An empty fleet.
+    pub fn new(client: Client, clock: Clock, connect: Arc<dyn Connect>) -> Self {
+        Self { client, clock, connect, cells: Mutex::default(), templates: Mutex::default() }
+    }
+
+    /// What of a template this version cannot build.
+    pub fn unsupported(&self, template: &Template) -> Option<String> {
+        self.connect.unsupported(template)
+    }
+
+    fn cell(&self, scope: &Scope) -> Arc<tokio::sync::Mutex<Cell>> {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner).entry(scope.clone()).or_default().clone()
+    }
+
+    /// The provider of a scope; its Secret is read again where `fresh`.
+    async fn connection(&self, scope: &Scope, cell: &mut Cell, fresh: bool) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        if let Some((_, provider)) = cell.connection.as_ref().filter(|_| !fresh) {
+            return Ok(provider.clone());
+        }
+        match secret::value(&self.client, &scope.namespace, &scope.secret).await {
+            Ok(value) => {
+                if let Some((old, provider)) = &cell.connection
+                    && old.expose_secret() == value.expose_secret()
+                {
+                    return Ok(provider.clone());
+                }
+                let provider = self.connect.connect(scope, value.clone())?;
+                cell.connection = Some((value, provider.clone()));
+                cell.resolved = None;
+                cell.trouble = None;
+                cell.failures = 0;
+                Ok(provider)
+            }
+            // The last good credential outlives its Secret.
+            Err(error) => match &cell.connection {
+                Some((_, provider)) => Ok(provider.clone()),
+                None => Err(missing_credential(error)),
+            },
+        }
+    }
+
+    /// The provider of a scope.
+    pub async fn provider(&self, scope: &Scope) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        let cell = self.cell(scope);
+        let mut cell = cell.lock().await;
+        self.connection(scope, &mut cell, false).await
+    }
+
+    /// Checks credential and names of a scope, once per credential; what it resolved to.
+    pub async fn resolve(&self, scope: &Scope) -> Result<Facts, Trouble> {
+        let cell = self.cell(scope);
+        let mut cell = cell.lock().await;
+        let unresolved = cell.resolved.is_none();
+        let provider = self.connection(scope, &mut cell, unresolved).await?;
+        if let Some(facts) = &cell.resolved {
+            return Ok(facts.clone());
+        }
+        self.not_yet(&cell)?;
+        match provider.resolve().await {
+            Ok(facts) => {
+                cell.resolved = Some(facts.clone());
+                cell.trouble = None;
+                cell.failures = 0;
+                Ok(facts)
+            }
+            Err(error) => Err(self.note(&mut cell, error.into())),
+        }
+    }
+
+    /// A listing of the scope that is not older than `max_age`, or the latest trouble.
+    pub async fn snapshot(&self, scope: &Scope, max_age: Duration) -> Result<Arc<Snapshot>, Trouble> {
+        let cell = self.cell(scope);
+        // Whoever waits here while another lists finds its answer fresh enough.
+        let mut cell = cell.lock().await;
+        let now = self.clock.monotonic();
+        if let Some(snapshot) = cell.snapshot.as_ref().filter(|s| now.saturating_sub(s.begun) < max_age) {
+            return Ok(snapshot.clone());
+        }
+        self.not_yet(&cell)?;
+        let provider = self.connection(scope, &mut cell, true).await?;
+        let begun = self.clock.monotonic();
+        match provider.list().await {
+            Ok(listing) => {
+                let by_id = listing.resources.iter().map(|r| (r.id.clone(), r.clone())).collect();
+                let by_name = listing.resources.into_iter().map(|r| (r.name.clone(), r)).collect();
+                let snapshot = Arc::new(Snapshot { begun, by_id, by_name });
+                cell.snapshot = Some(snapshot.clone());
+                cell.trouble = None;
+                cell.failures = 0;
+                Ok(snapshot)
+            }
+            Err(error) => Err(self.note(&mut cell, error.into())),
+        }
+    }
+
+    /// The latest listing, however old.
+    pub async fn latest(&self, scope: &Scope) -> Option<Arc<Snapshot>> {
+        self.cell(scope).lock().await.snapshot.clone()
+    }
+
+    /// After a failure the whole scope waits, not one object.
+    fn not_yet(&self, cell: &Cell) -> Result<(), Trouble> {
+        match &cell.trouble {
+            Some((trouble, until)) if self.clock.monotonic() < *until => Err(trouble.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&self, cell: &mut Cell, trouble: Trouble) -> Trouble {
+        let wait = match trouble.class {
+            // A wrong name or credential is asked about again soon: the remedy is a person's, and a person waits.
+            Class::Rejected | Class::Unauthorized => Duration::from_secs(15),
+            _ => backoff::after(&trouble, cell.failures),
+        };
+        cell.failures = cell.failures.saturating_add(1);
+        cell.trouble = Some((trouble.clone(), self.clock.monotonic() + wait));
+        trouble
+    }
+
+    /// The frozen template of an instance; kept, because a revision never changes.
+    pub async fn template(&self, namespace: &str, revision: &str) -> Result<Option<Arc<Template>>, K8sError> {
+        let key = (namespace.to_owned(), revision.to_owned());
+        if let Some(found) = self.templates.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Some(found.clone()));
+        }
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let found = within(CALL_LIMIT, || format!("read ControllerRevision {revision}"), api.get_opt(revision)).await?;
+        let template = found.and_then(|r| r.data).and_then(|d| serde_json::from_value::<Template>(d.0).ok()).map(Arc::new);
+        if let Some(template) = &template {
+            self.templates.lock().unwrap_or_else(PoisonError::into_inner).insert(key, template.clone());
+        }
+        Ok(template)
+    }
+
+    /// Records a pool's present template as a ControllerRevision `<pool>-<hash>`; it exists already: done.
+    pub async fn record_template(&self, namespace: &str, pool: &str, template: &Template) -> Result<String, K8sError> {
+        let name = format!("{pool}-{}", template.hash());
+        let key = (namespace.to_owned(), name.clone());
+        if self.templates.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&key) {
+            return Ok(name);
+        }
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let revision = ControllerRevision {
+            metadata: kube::api::ObjectMeta {
+                name: Some(name.clone()),
+                labels: Some(BTreeMap::from([(crate::api::LABEL_POOL.to_owned(), crate::api::names::label_value(pool))])),
+                ..Default::default()
+            },
+            data: Some(RawExtension(serde_json::to_value(template).unwrap_or_default())),
+            revision: 1,
+        };
+        match within(CALL_LIMIT, || format!("create ControllerRevision {name}"), api.create(&PostParams::default(), &revision)).await {
+            Ok(_) => {}
+            Err(e) if e.is_conflict() => {}
+            Err(e) => return Err(e),
+        }
+        self.templates.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(template.clone()));
+        Ok(name)
+    }
+}
+
+fn missing_credential(error: secret::SecretError) -> Trouble {
+    let reason = match &error {
+        secret::SecretError::Missing(_) => Reason::CredentialsMissing,
+        secret::SecretError::Api(_) => Reason::ProviderUnavailable,
+    };
+    Trouble { class: Class::Unauthorized, reason, message: error.to_string(), retry_after: None }
+}
+
+/// The scope of a pool, by what its spec says.
+pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
+    let railway = pool.spec.provider.railway.as_ref()?;
+    let project = railway.project.as_ref()?;
+    Some(Scope {
+        namespace: pool.metadata.namespace.clone().unwrap_or_default(),
+        kind: template::provider_kind(&pool.spec.provider).to_owned(),
+        secret: railway.token_secret_ref.clone(),
+        token_kind: railway.token_kind,
+        project_id: project.project_id.clone(),
+        environment: match &project.environment_id {
+            Some(id) => Environment::Id(id.clone()),
+            None => Environment::Name(project.environment_name.clone().unwrap_or_default()),
+        },
+    })
+}
+
+/// The same scope with the environment's id, once it is known: what instances record and share.
+pub fn resolved_scope(scope: &Scope, facts: &Facts) -> Scope {
+    let environment = facts.get("environmentId").cloned().map(Environment::Id);
+    Scope { environment: environment.unwrap_or_else(|| scope.environment.clone()), ..scope.clone() }
+}
+
+/// What an instance of a scope records for its own destruction.
+pub fn provider_ref(scope: &Scope) -> ProviderRef {
+    ProviderRef {
+        kind: scope.kind.clone(),
+        token_secret_ref: Some(scope.secret.clone()),
+        token_kind: Some(scope.token_kind),
+        project_id: Some(scope.project_id.clone()),
+        environment_id: match &scope.environment {
+            Environment::Id(id) => Some(id.clone()),
+            Environment::Name(_) => None,
+        },
+    }
+}
+
+/// The scope of an instance, by what it records.
+pub fn scope_of_instance(namespace: &str, provider: &ProviderRef) -> Option<Scope> {
+    Some(Scope {
+        namespace: namespace.to_owned(),
+        kind: provider.kind.clone(),
+        secret: provider.token_secret_ref.clone()?,
+        token_kind: provider.token_kind.unwrap_or_default(),
+        project_id: provider.project_id.clone().unwrap_or_default(),
+        environment: Environment::Id(provider.environment_id.clone().unwrap_or_default()),
+    })
+}

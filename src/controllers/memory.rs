@@ -1,0 +1,124 @@
+//! What this process remembers of each instance, on its own monotonic clock. A `kill -9` takes all of it away, and
+//! nothing becomes unsafe by that: times start anew, and a step that may have been sent is looked at first.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::api::agent_instance::AgentInstance;
+use crate::clock::Monotonic;
+use crate::domain::instance::phase::{self, Phase};
+use crate::domain::instance::view::Memory;
+
+/// One instance, remembered.
+#[derive(Clone, Debug, Default)]
+pub struct Remembered {
+    first_seen: Monotonic,
+    phase: Option<(Phase, Monotonic)>,
+    claim: Option<(String, Monotonic)>,
+    step: Option<(String, Monotonic)>,
+    /// When the last probe was sent.
+    pub probed: Option<Monotonic>,
+    /// Since when the resource is missing.
+    pub missing: Option<Monotonic>,
+    /// Since when a claimed agent does not show its conversation.
+    pub unbound: Option<Monotonic>,
+    /// Since when a claimed agent is seen stopped.
+    pub stopped: Option<Monotonic>,
+    /// The step whose intent this process recorded and has not sent.
+    pub permit: Option<String>,
+    /// Troubles in a row.
+    pub failures: u32,
+    /// When an own write last changed the object: listings begun before cannot tell.
+    pub written: Monotonic,
+    /// Reason of the last event, so that an event is published per transition, not per pass.
+    pub told: Option<String>,
+    /// Renames tried for the present claim.
+    pub renames: (Option<String>, u8),
+}
+
+/// All instances, remembered by UID.
+#[derive(Default)]
+pub struct Memories {
+    all: Mutex<HashMap<String, Remembered>>,
+}
+
+impl Memories {
+    /// Works on what is remembered of an instance.
+    pub fn with<T>(&self, instance: &AgentInstance, work: impl FnOnce(&mut Remembered) -> T) -> T {
+        let uid = instance.metadata.uid.clone().unwrap_or_default();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        work(all.entry(uid).or_default())
+    }
+
+    /// Forgets an instance that is gone.
+    pub fn forget(&self, instance: &AgentInstance) {
+        let uid = instance.metadata.uid.clone().unwrap_or_default();
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    }
+
+    /// Notes what the object shows now, and says what is known of it.
+    pub fn notice(&self, instance: &AgentInstance, now: Monotonic) -> Memory {
+        self.with(instance, |m| m.notice(instance, now))
+    }
+}
+
+impl Remembered {
+    fn notice(&mut self, instance: &AgentInstance, now: Monotonic) -> Memory {
+        if self.phase.is_none() {
+            self.first_seen = now;
+        }
+        let phase = phase::phase_of(instance);
+        let phase_since = since(&mut self.phase, phase, now);
+        let step_since = since(&mut self.step, signature(instance), now);
+        let claim_known_for = match &instance.spec.claim {
+            Some(claim) => now.saturating_sub(since(&mut self.claim, claim.id.clone(), now)),
+            None => {
+                self.claim = None;
+                Default::default()
+            }
+        };
+        let ago = |at: Option<Monotonic>| at.map(|t| now.saturating_sub(t));
+        Memory {
+            known_for: now.saturating_sub(self.first_seen),
+            phase_for: now.saturating_sub(phase_since),
+            claim_known_for,
+            step_known_for: now.saturating_sub(step_since),
+            probed: ago(self.probed),
+            missing_for: ago(self.missing),
+            unbound_for: ago(self.unbound),
+            stopped_for: ago(self.stopped),
+            permit: self.permit.is_some() && self.permit == intent(instance),
+            failures: self.failures,
+        }
+    }
+}
+
+/// Since when a value is what it is.
+fn since<T: PartialEq>(slot: &mut Option<(T, Monotonic)>, value: T, now: Monotonic) -> Monotonic {
+    match slot {
+        Some((old, at)) if *old == value => *at,
+        _ => {
+            *slot = Some((value, now));
+            now
+        }
+    }
+}
+
+/// What the present step or verdict is, as text: a change of it starts its time anew.
+fn signature(instance: &AgentInstance) -> String {
+    let Some(status) = &instance.status else { return String::new() };
+    if let Some(verdict) = &status.verdict {
+        return format!("{}/{}", verdict.state, verdict.reason);
+    }
+    let Some(operation) = &status.operation else { return String::new() };
+    let step = usize::try_from(operation.index).ok().and_then(|i| operation.steps.get(i));
+    let (state, attempt) = step.map(|s| (s.state.as_str(), s.attempt)).unwrap_or_default();
+    format!("{}/{}/{state}/{attempt}", operation.id, operation.index)
+}
+
+/// The intent that the object records now; `None` where no step is Intended.
+pub fn intent(instance: &AgentInstance) -> Option<String> {
+    let operation = instance.status.as_ref()?.operation.as_ref()?;
+    let step = operation.steps.get(usize::try_from(operation.index).ok()?)?;
+    (step.state == "Intended").then(|| format!("{}/{}/{}", operation.id, operation.index, step.attempt))
+}

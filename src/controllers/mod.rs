@@ -1,0 +1,125 @@
+//! The reconcilers: observe → decide → act → record.
+//!
+//! May use everything below `http`. Judgement is in `domain`; here is only what reads, sends and writes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::controller::{Action, Config, applier};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{AgentInstance, AgentPool};
+use crate::clock::{Clock, Rng};
+use crate::k8s::event::Events;
+use crate::k8s::secret::RootKeys;
+use crate::k8s::watch::Queue;
+use crate::runtime::AgentRuntime;
+use crate::telemetry::Metrics;
+
+pub mod fleet;
+pub mod instance;
+pub mod memory;
+pub mod pool;
+
+use fleet::Fleet;
+use memory::Memories;
+
+/// How many objects of a kind are reconciled at a time.
+pub const CONCURRENCY: u16 = 64;
+
+/// What every reconcile shares.
+pub struct Ctx {
+    /// The API server.
+    pub client: Client,
+    /// The pools, as the watch knows them.
+    pub pools: Store<AgentPool>,
+    /// The instances, as the watch knows them.
+    pub instances: Store<AgentInstance>,
+    /// Asks for a pool to be reconciled.
+    pub pool_queue: Queue<AgentPool>,
+    /// Asks for an instance to be reconciled.
+    pub instance_queue: Queue<AgentInstance>,
+    /// Providers, their listings and templates.
+    pub fleet: Fleet,
+    /// The agents.
+    pub runtime: Arc<dyn AgentRuntime>,
+    /// What this process remembers of instances.
+    pub memories: Arc<Memories>,
+    /// Events.
+    pub events: Events,
+    /// Time.
+    pub clock: Clock,
+    /// Randomness.
+    pub rng: Rng,
+    /// The release's root keys.
+    pub root_keys: RootKeys,
+    /// UID of namespace kube-system, or as configured.
+    pub cluster_id: String,
+    /// The release's name.
+    pub release: String,
+    /// Base of the agents' callbacks.
+    pub public_url: Option<String>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// What pools remember, by namespace and name.
+    pub pool_memories: Mutex<std::collections::HashMap<(String, String), pool::PoolMemory>>,
+}
+
+impl Ctx {
+    /// Works on what a pool remembers.
+    pub fn with_pool_memory<T>(&self, key: &(String, String), work: impl FnOnce(&mut pool::PoolMemory) -> T) -> T {
+        let mut all = self.pool_memories.lock().unwrap_or_else(PoisonError::into_inner);
+        work(all.entry(key.clone()).or_default())
+    }
+}
+
+/// Runs one controller until `shutdown`: what comes through `queue` is reconciled, and what fails comes again.
+///
+/// `reconcile` never fails: what went wrong is in the status, and the time to come back in the action.
+pub async fn run<K, Fut>(
+    name: &'static str,
+    ctx: Arc<Ctx>,
+    store: Store<K>,
+    queue: mpsc::UnboundedReceiver<ObjectRef<K>>,
+    shutdown: CancellationToken,
+    reconcile: fn(Arc<K>, Arc<Ctx>) -> Fut,
+) where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Duration> + Send + 'static,
+{
+    let queue = futures::stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|o| (Ok::<_, Never>(o), queue)) });
+    let queue = queue.take_until(shutdown.cancelled_owned());
+    let applied = applier(
+        move |object, ctx| Box::pin(bounded(name, object, ctx, reconcile)),
+        |_, _: &Never, _| Action::requeue(Duration::from_secs(5)),
+        ctx,
+        store,
+        Box::pin(queue),
+        Config::default().concurrency(CONCURRENCY),
+    );
+    applied
+        .for_each(|result| async move {
+            // The store no longer has the object: it is gone, and so is the work.
+            if let Err(error) = result {
+                tracing::debug!(controller = name, %error, "not reconciled");
+            }
+        })
+        .await;
+}
+
+async fn bounded<K, Fut>(_name: &'static str, object: Arc<K>, ctx: Arc<Ctx>, reconcile: fn(Arc<K>, Arc<Ctx>) -> Fut) -> Result<Action, Never>
+where
+    Fut: Future<Output = Duration>,
+{
+    let fraction = ctx.rng.fraction();
+    let again = reconcile(object, ctx).await;
+    Ok(Action::requeue(crate::domain::backoff::jittered(again.max(Duration::from_millis(20)), fraction)))
+}
+
+/// An error that never happens.
+#[derive(Debug, thiserror::Error)]
+pub enum Never {}

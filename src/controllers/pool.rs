@@ -1,0 +1,412 @@
+//! One AgentPool: observe → decide → act → record.
+//!
+//! Only this creates instances, and it fences that: new ids are written into `status.creating` with the
+//! resourceVersion they were decided on, then exactly these are created. Two leaders do not create twice: the stale
+//! one's write is a 409. Whoever comes next creates what is listed; an id leaves the list when its object was seen.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+
+use super::Ctx;
+use super::fleet::{self, Scope};
+use super::instance::chain;
+use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
+use crate::api::agent_pool::{AgentPool, Request, RequestKind};
+use crate::api::condition::{ConditionType, Reason, find};
+use crate::api::{ANNOTATION_REQUESTS, INSTANCE_FINALIZER, LABEL_POOL, POOL_FINALIZER, names};
+use crate::clock::Monotonic;
+use crate::domain::instance::phase::{self, Phase};
+use crate::domain::plan::{Facts, Trouble};
+use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
+use crate::domain::pool::status;
+use crate::domain::pool::view::{Finished, Member, ProviderHealth, RequestProgress, View};
+use crate::domain::template::{self, Template};
+use crate::k8s::apply;
+use crate::k8s::error::K8sError;
+use crate::k8s::patch;
+
+/// How long an object that was created may take to show in the watch before it is looked for.
+const SEEN_WITHIN: Duration = Duration::from_secs(30);
+/// Two looks of a requested reconcile are this far apart, plus the time they take.
+const RECONCILE_APART: Duration = Duration::from_millis(5_500);
+
+/// What this process remembers of a pool.
+#[derive(Default)]
+pub struct PoolMemory {
+    /// Ids whose objects this process created, and when: they count until the watch shows them.
+    created: HashMap<String, Monotonic>,
+    /// Requests under way.
+    running: HashMap<String, Run>,
+    /// Results of requests that are not answered yet.
+    finished: BTreeMap<String, Finished>,
+    /// Ready's reason as last told by an event.
+    told: Option<String>,
+}
+
+/// A request under way.
+struct Run {
+    begun: Monotonic,
+    /// A listing begun after the request was seen is there.
+    listed: bool,
+    /// Instances that the listing lacks.
+    missing: Vec<String>,
+}
+
+/// Reconciles one pool; when to come back at the latest.
+pub async fn reconcile(pool: Arc<AgentPool>, ctx: Arc<Ctx>) -> Duration {
+    match pass(&pool, &ctx).await {
+        Ok(again) => again,
+        Err(error) if error.is_conflict() || error.is_invalid() => Duration::from_millis(100),
+        Err(error) if error.is_gone() => Duration::from_secs(60),
+        Err(error) => {
+            ctx.metrics.reconcile_error("pool", "kubernetes");
+            tracing::warn!(pool = %pool.name_any(), error = %chain(&error), "not recorded; coming back");
+            Duration::from_secs(2)
+        }
+    }
+}
+
+async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
+    let namespace = pool.namespace().unwrap_or_default();
+    let name = pool.name_any();
+    let key = (namespace.clone(), name.clone());
+    let api: Api<AgentPool> = Api::namespaced(ctx.client.clone(), &namespace);
+    let deleting = pool.metadata.deletion_timestamp.is_some();
+    let held = pool.finalizers().iter().any(|f| f == POOL_FINALIZER);
+    if deleting && !held {
+        return Ok(Duration::from_secs(60));
+    }
+    let mut pool = pool.clone();
+    if !held {
+        pool = apply::set_pool_finalizer(&api, &pool, true).await?;
+    }
+
+    let template = Template::of(&pool.spec);
+    let scope = fleet::scope_of_pool(&pool);
+    let members = members(&pool, ctx);
+    let (health, resolved) = health(&pool, scope.as_ref(), deleting, ctx).await;
+    let unsupported = ctx.fleet.unsupported(&template);
+    let revision = if deleting || unsupported.is_some() { None } else { Some(ctx.fleet.record_template(&namespace, &name, &template).await?) };
+    let requests = requests(&pool);
+    let progress = work_on_requests(&pool, &key, &requests, &members, resolved.as_ref(), ctx).await;
+    let fresh_ids: Vec<String> = (0..CREATING_MAX).map(|_| names::id_from_bytes(&ctx.rng.bytes())).collect();
+    let view = View {
+        pool: &pool,
+        members: &members,
+        provider: health,
+        unsupported,
+        revision: revision.clone(),
+        requests: &requests,
+        progress: &progress,
+        fresh_ids: &fresh_ids,
+        now: ctx.clock.now(),
+        tick: tick(&pool),
+        release: &ctx.release,
+    };
+    let decision = decide::decide(&view);
+
+    let creating = creating(&view, &key, &decision, ctx);
+    let new = status::status(&view, &decision, creating.clone());
+    let written = apply::write_pool_status(&api, &pool, &new).await?;
+    tell(&pool, &key, &decision, ctx).await;
+    let settled = written.unwrap_or_else(|| pool.clone());
+    forget_answered(&settled, &key, ctx);
+    let made = match (&revision, &resolved) {
+        (Some(revision), Some(scope)) if !deleting => create(&settled, &key, &creating, revision, &template, scope, ctx).await?,
+        _ => false,
+    };
+    delete(&pool, &decision, ctx).await?;
+    if decision.remove_finalizer && deleting {
+        apply::set_pool_finalizer(&api, &settled, false).await?;
+        tracing::info!(pool = %name, action = "removed", "the pool is drained");
+        return Ok(Duration::from_secs(60));
+    }
+    let busy = made || ctx.with_pool_memory(&key, |m| !m.running.is_empty());
+    Ok(if busy { decision.recheck.min(Duration::from_millis(200)) } else { decision.recheck })
+}
+
+fn tick(pool: &AgentPool) -> Duration {
+    Duration::from_secs(u64::try_from(pool.spec.tick_interval_seconds).unwrap_or(30))
+}
+
+// ---- observe --------------------------------------------------------------------------------------------------
+
+/// The instances of a pool, from the watch.
+pub fn instances_of(pool: &AgentPool, ctx: &Ctx) -> Vec<Arc<AgentInstance>> {
+    let (namespace, name) = (pool.namespace(), pool.name_any());
+    ctx.instances.state().into_iter().filter(|i| i.metadata.namespace == namespace && i.spec.pool_ref.name == name).collect()
+}
+
+fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {
+    let mut members: Vec<Member> = instances_of(pool, ctx).iter().map(|i| member(i)).collect();
+    members.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    members
+}
+
+fn member(instance: &AgentInstance) -> Member {
+    let verdict = instance.status.as_ref().and_then(|s| s.verdict.as_ref());
+    let failed = verdict.filter(|v| matches!(Reason::parse(&v.reason), Some(Reason::CreateFailed | Reason::Stuck)));
+    Member {
+        id: instance.spec.id.clone(),
+        object: instance.name_any(),
+        phase: phase::phase_of(instance),
+        protected: phase::is_protected(instance),
+        creation_failed: failed.map(|v| v.message.clone()),
+        created_at: instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
+    }
+}
+
+/// Whether the provider can be worked with, and the scope with its names resolved.
+async fn health(pool: &AgentPool, scope: Option<&Scope>, deleting: bool, ctx: &Ctx) -> (ProviderHealth, Option<Scope>) {
+    let Some(scope) = scope else { return (ProviderHealth::Pending, None) };
+    if deleting {
+        return (ProviderHealth::Pending, None);
+    }
+    let facts: Facts = match ctx.fleet.resolve(scope).await {
+        Ok(facts) => facts,
+        Err(trouble) => return (ProviderHealth::Trouble(trouble), None),
+    };
+    let resolved = fleet::resolved_scope(scope, &facts);
+    let max_age = if is_waiting(pool, ctx) { tick(pool).min(Duration::from_secs(3)) } else { tick(pool) };
+    match ctx.fleet.snapshot(&resolved, max_age).await {
+        Ok(_) => (ProviderHealth::Reachable(facts), Some(resolved)),
+        Err(trouble) => (degraded(facts, trouble), Some(resolved)),
+    }
+}
+
+fn degraded(facts: Facts, trouble: Trouble) -> ProviderHealth {
+    ProviderHealth::Degraded(facts, trouble)
+}
+
+/// Whether an agent of the pool is on its way up: then the listing is looked at more often than at every tick.
+fn is_waiting(pool: &AgentPool, ctx: &Ctx) -> bool {
+    instances_of(pool, ctx).iter().any(|i| {
+        let status = i.status.as_ref();
+        status.is_some_and(|s| s.operation.is_some() && s.provider.as_ref().is_some_and(|p| p.id.is_some()))
+    })
+}
+
+/// The open requests of the API; a list that cannot be read is none.
+fn requests(pool: &AgentPool) -> Vec<Request> {
+    pool.annotations().get(ANNOTATION_REQUESTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+// ---- requests -------------------------------------------------------------------------------------------------
+
+async fn work_on_requests(
+    pool: &AgentPool,
+    key: &(String, String),
+    requests: &[Request],
+    members: &[Member],
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) -> RequestProgress {
+    let answered = pool.status.as_ref().map(|s| s.requests.clone()).unwrap_or_default();
+    for request in requests.iter().filter(|r| !answered.contains_key(&r.id)) {
+        match request.kind {
+            RequestKind::Cycle => cycle(pool, key, request, scope, ctx).await,
+            RequestKind::Reconcile => full_reconcile(pool, key, request, members, scope, ctx).await,
+            RequestKind::Replenish => {}
+            RequestKind::Recheck | RequestKind::Debug => finish(key, request, Finished { error: "not available in this version".to_owned(), ..Finished::default() }, ctx),
+        }
+    }
+    ctx.with_pool_memory(key, |m| RequestProgress { finished: m.finished.clone() })
+}
+
+fn finish(key: &(String, String), request: &Request, finished: Finished, ctx: &Ctx) {
+    ctx.with_pool_memory(key, |m| {
+        m.running.remove(&request.id);
+        m.finished.insert(request.id.clone(), finished);
+    });
+}
+
+fn forget_answered(pool: &AgentPool, key: &(String, String), ctx: &Ctx) {
+    let answered: HashSet<String> = pool.status.iter().flat_map(|s| s.requests.keys().cloned()).collect();
+    ctx.with_pool_memory(key, |m| m.finished.retain(|id, _| !answered.contains(id)));
+}
+
+/// A listing begun after the request, or the trouble that there is none.
+async fn listing_since(begun: Monotonic, scope: &Scope, ctx: &Ctx) -> Result<Arc<fleet::Snapshot>, Trouble> {
+    let age = ctx.clock.monotonic().saturating_sub(begun);
+    ctx.fleet.snapshot(scope, age).await
+}
+
+fn begin(key: &(String, String), request: &Request, ctx: &Ctx) -> (Monotonic, bool) {
+    let now = ctx.clock.monotonic();
+    ctx.with_pool_memory(key, |m| {
+        let run = m.running.entry(request.id.clone()).or_insert(Run { begun: now, listed: false, missing: vec![] });
+        (run.begun, run.listed)
+    })
+}
+
+/// Lists and probes now; done when every running agent was probed since.
+async fn cycle(pool: &AgentPool, key: &(String, String), request: &Request, scope: Option<&Scope>, ctx: &Ctx) {
+    let (begun, listed) = begin(key, request, ctx);
+    let instances = instances_of(pool, ctx);
+    if !listed {
+        if let Some(scope) = scope
+            && let Err(trouble) = listing_since(begun, scope, ctx).await
+        {
+            return finish(key, request, Finished { error: trouble.message, ..Finished::default() }, ctx);
+        }
+        ctx.with_pool_memory(key, |m| m.running.insert(request.id.clone(), Run { begun, listed: true, missing: vec![] }));
+        for instance in &instances {
+            ctx.memories.with(instance, |m| m.probed = None);
+            ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));
+        }
+        return;
+    }
+    let waits = |i: &&Arc<AgentInstance>| {
+        matches!(phase::phase_of(i), Phase::Idle | Phase::Claimed)
+            && i.status.as_ref().and_then(|s| s.provider.as_ref()).and_then(|p| p.state.as_deref()) == Some("Running")
+            && ctx.memories.with(i, |m| m.probed.is_none_or(|at| at < begun))
+    };
+    let late = ctx.clock.monotonic().saturating_sub(begun) > Duration::from_secs(20);
+    if late || !instances.iter().any(|i| waits(&i)) {
+        finish(key, request, Finished::default(), ctx);
+    }
+}
+
+/// Compares records and provider now, with both looks of "twice"; done when what was missing is dealt with.
+async fn full_reconcile(pool: &AgentPool, key: &(String, String), request: &Request, members: &[Member], scope: Option<&Scope>, ctx: &Ctx) {
+    let (begun, listed) = begin(key, request, ctx);
+    let Some(scope) = scope else {
+        return finish(key, request, Finished { error: "the provider cannot be listed: see the pool's conditions".to_owned(), ..Finished::default() }, ctx);
+    };
+    if !listed {
+        let snapshot = match listing_since(begun, scope, ctx).await {
+            Ok(snapshot) => snapshot,
+            Err(trouble) => return finish(key, request, Finished { error: trouble.message, ..Finished::default() }, ctx),
+        };
+        let missing: Vec<String> = instances_of(pool, ctx)
+            .iter()
+            .filter(|i| i.metadata.deletion_timestamp.is_none())
+            .filter(|i| {
+                let id = i.status.as_ref().and_then(|s| s.provider.as_ref()).and_then(|p| p.id.as_ref());
+                id.is_some_and(|id| !snapshot.by_id.contains_key(id))
+            })
+            .map(|i| i.spec.id.clone())
+            .collect();
+        ctx.with_pool_memory(key, |m| m.running.insert(request.id.clone(), Run { begun, listed: true, missing }));
+        for instance in instances_of(pool, ctx) {
+            ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));
+        }
+        return;
+    }
+    let now = ctx.clock.monotonic();
+    let missing = ctx.with_pool_memory(key, |m| m.running.get(&request.id).map(|r| r.missing.clone()).unwrap_or_default());
+    let settled = |id: &&String| members.iter().find(|m| &&m.id == id).is_none_or(|m| matches!(m.phase, Phase::Terminating | Phase::Crashed));
+    let cleaned: Vec<String> = missing.iter().filter(settled).cloned().collect();
+    let over = now.saturating_sub(begun) > RECONCILE_APART + Duration::from_secs(6);
+    if missing.is_empty() || cleaned.len() == missing.len() || over {
+        finish(key, request, Finished { count: i32::try_from(cleaned.len()).ok(), ids: cleaned, error: String::new() }, ctx);
+    } else {
+        // The second look is the instance's own: it reads directly, far enough from the listing.
+        for instance in instances_of(pool, ctx).iter().filter(|i| missing.contains(&i.spec.id)) {
+            ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));
+        }
+    }
+}
+
+// ---- act ------------------------------------------------------------------------------------------------------
+
+/// The ids to be listed as being created: those listed and not seen yet, and the new ones.
+fn creating(view: &View<'_>, key: &(String, String), decision: &Decision, ctx: &Ctx) -> Vec<String> {
+    let now = ctx.clock.monotonic();
+    let deleting = view.pool.metadata.deletion_timestamp.is_some();
+    let mut ids = view.unseen();
+    ctx.with_pool_memory(key, |m| {
+        // A pool that goes creates nothing more: what was only listed is dropped.
+        ids.retain(|id| !deleting || m.created.contains_key(id));
+        // Created by us and not shown for long: it came and went.
+        ids.retain(|id| m.created.get(id).is_none_or(|at| now.saturating_sub(*at) < SEEN_WITHIN));
+        m.created.retain(|id, _| ids.contains(id));
+    });
+    ids.extend(decision.create.iter().cloned());
+    ids
+}
+
+/// Creates what is listed; whether anything was created.
+async fn create(
+    pool: &AgentPool,
+    key: &(String, String),
+    creating: &[String],
+    revision: &str,
+    template: &Template,
+    scope: &Scope,
+    ctx: &Ctx,
+) -> Result<bool, K8sError> {
+    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &key.0);
+    let listed: Vec<&String> = pool.status.iter().flat_map(|s| &s.creating).filter(|id| creating.contains(id)).collect();
+    let mut made = false;
+    for id in listed {
+        if ctx.with_pool_memory(key, |m| m.created.contains_key(id)) {
+            continue;
+        }
+        let instance = new_instance(pool, id, revision, template, scope);
+        apply::create_instance(&api, &instance).await?;
+        let now = ctx.clock.monotonic();
+        ctx.with_pool_memory(key, |m| m.created.insert(id.clone(), now));
+        tracing::info!(pool = %key.1, instance = %id, action = "create", "instance recorded");
+        made = true;
+    }
+    Ok(made)
+}
+
+fn new_instance(pool: &AgentPool, id: &str, revision: &str, template: &Template, scope: &Scope) -> AgentInstance {
+    let code = template::environment_code(&pool.spec);
+    let mut instance = AgentInstance::new(
+        &names::object_name(id),
+        AgentInstanceSpec {
+            id: id.to_owned(),
+            pool_ref: PoolRef { name: pool.name_any() },
+            provider_name: names::provider_name(&pool.spec.name_prefix, &code, id),
+            template: TemplateRef { revision: revision.to_owned(), hash: template.hash() },
+            provider: Some(fleet::provider_ref(scope)),
+            turn: 1,
+            claim: None,
+            release: None,
+            restored: false,
+        },
+    );
+    instance.metadata.namespace = pool.namespace();
+    instance.metadata.finalizers = Some(vec![INSTANCE_FINALIZER.to_owned()]);
+    // Only our own label: a GitOps tool's, copied from the pool, would make it prune claimed agents.
+    instance.metadata.labels = Some(BTreeMap::from([(LABEL_POOL.to_owned(), names::label_value(&pool.name_any()))]));
+    instance
+}
+
+/// Deletes the members that the decision names, each at the version at which it was judged.
+async fn delete(pool: &AgentPool, decision: &Decision, ctx: &Ctx) -> Result<(), K8sError> {
+    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &pool.namespace().unwrap_or_default());
+    for instance in instances_of(pool, ctx).iter().filter(|i| decision.delete.contains(&i.name_any())) {
+        match patch::delete_as_read(&api, instance).await {
+            Ok(()) => {}
+            // Claimed or changed meanwhile: judged anew in the next pass.
+            Err(e) if e.is_conflict() || e.is_gone() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// One event per change of the Ready condition's reason, and one per creation batch.
+async fn tell(pool: &AgentPool, key: &(String, String), decision: &Decision, ctx: &Ctx) {
+    if !decision.create.is_empty() {
+        let note = format!("creating {} agents: {}", decision.create.len(), decision.message);
+        ctx.events.publish(pool, false, Reason::InstanceCreated, "Create", &note).await;
+    }
+    let Some(reason) = decision.reason else { return };
+    let recorded = pool.status.as_ref().and_then(|s| find(&s.conditions, ConditionType::Ready)).map(|c| c.reason.clone());
+    let old = ctx.with_pool_memory(key, |m| m.told.replace(reason.as_str().to_owned())).or(recorded);
+    if old.as_deref() == Some(reason.as_str()) {
+        return;
+    }
+    let warning = !decision.ready && !matches!(reason, Reason::Filling | Reason::Pending | Reason::Draining | Reason::Paused);
+    tracing::info!(pool = %key.1, ready = decision.ready, reason = reason.as_str(), "{}", decision.message);
+    ctx.events.publish(pool, warning, reason, "Reconcile", &decision.message).await;
+}

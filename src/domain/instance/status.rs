@@ -1,0 +1,242 @@
+//! What an instance's status says after a decision: recomputed whole from what was there and what was seen.
+//!
+//! Times move only when what they belong to changes, so that a steady instance is never written.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::decide::{Action, CLAIMING_SHOWN_AFTER, Change, Decision};
+use super::phase::{self, Phase};
+use super::view::{Listed, View};
+use crate::api::agent_instance::{
+    AgentInstance, AgentInstanceStatus, ClaimStatus, OperationStatus, ProviderStatus, RuntimeStatus, StepStatus, Verdict,
+};
+use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
+use crate::domain::agent::Probe;
+use crate::domain::plan::{Facts, Operation, StepSpec};
+
+/// What a record needs beside view and decision: settled by the shell, random or secret-derived.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// Wall time.
+    pub now: jiff::Timestamp,
+    /// Id for an operation that begins.
+    pub operation_id: String,
+    /// Fingerprint of the root key, for instances that have no token yet.
+    pub token_key: Option<String>,
+    /// Image as asked for, for instances that have none recorded.
+    pub image: Option<String>,
+}
+
+/// The status after a decision.
+pub fn status(view: &View<'_>, decision: &Decision, given: &Given) -> AgentInstanceStatus {
+    let mut new = view.instance.status.clone().unwrap_or_default();
+    observe_provider(&mut new, view);
+    observe_agent(&mut new, view);
+    if let Action::Record(change) = &decision.action {
+        record(&mut new, view, change, decision, given);
+    }
+    let deleted = view.instance.metadata.deletion_timestamp.is_some();
+    let phase = phase::phase(&view.instance.spec, Some(&new), deleted);
+    // Most claims are over before anybody could look: only older ones are worth a write.
+    let shown = if phase == Phase::Claiming && view.memory.claim_known_for < CLAIMING_SHOWN_AFTER { None } else { Some(phase) };
+    if let Some(shown) = shown {
+        new.phase = Some(shown.as_str().to_owned());
+        let settled = after_record(decision);
+        let truth = readiness(shown);
+        set_condition(
+            &mut new.conditions,
+            ConditionType::Ready,
+            truth,
+            settled.unwrap_or(decision.reason),
+            decision.message.clone(),
+            view.instance.metadata.generation,
+            given.now,
+        );
+        new.observed_generation = view.instance.metadata.generation;
+    }
+    observe_reachability(&mut new, view, given.now);
+    new
+}
+
+/// The reason after a record, where it differs from the reason for recording.
+fn after_record(decision: &Decision) -> Option<Reason> {
+    match &decision.action {
+        Action::Record(Change::Proven) => Some(Reason::Idle),
+        _ => None,
+    }
+}
+
+/// Ready is True exactly where the instance is what its owner wants: in stock, or in use.
+fn readiness(phase: Phase) -> Truth {
+    match phase {
+        Phase::Idle | Phase::Claimed | Phase::PendingAcceptance => Truth::True,
+        _ => Truth::False,
+    }
+}
+
+fn observe_provider(new: &mut AgentInstanceStatus, view: &View<'_>) {
+    if let Listed::Present(resource) = &view.listed {
+        let provider = new.provider.get_or_insert_default();
+        provider.state = Some(resource.liveness.as_str().to_owned());
+        provider.deploy_status = resource.native_state.clone();
+    }
+}
+
+fn observe_agent(new: &mut AgentInstanceStatus, view: &View<'_>) {
+    let Some(Probe::Answered { dialect, kind, version, .. }) = &view.evidence.probe else { return };
+    let runtime = new.runtime.get_or_insert_with(RuntimeStatus::default);
+    runtime.dialect.get_or_insert_with(|| dialect.as_str().to_owned());
+    if kind.is_some() {
+        runtime.kind.clone_from(kind);
+    }
+    if version.is_some() {
+        runtime.version.clone_from(version);
+    }
+}
+
+fn observe_reachability(new: &mut AgentInstanceStatus, view: &View<'_>, now: jiff::Timestamp) {
+    let (truth, reason, message) = match &view.evidence.probe {
+        Some(Probe::Answered { .. }) => (Truth::True, Reason::Answering, String::new()),
+        Some(Probe::Unreachable(text)) => (Truth::False, Reason::Unreachable, text.clone()),
+        Some(Probe::NotReady(text)) => (Truth::False, Reason::NotReady, text.clone()),
+        Some(Probe::Unauthorized) => (Truth::False, Reason::BadToken, "the agent refuses its token".to_owned()),
+        Some(Probe::WrongRuntime(text)) => (Truth::False, Reason::WrongRuntime, text.clone()),
+        None if new.conditions.iter().any(|c| c.type_ == ConditionType::Reachable.as_str()) => return,
+        None => (Truth::Unknown, Reason::Pending, "not probed yet".to_owned()),
+    };
+    // Without a generation: a probe concerns the agent, not the spec, and must not be a write per change of it.
+    set_condition(&mut new.conditions, ConditionType::Reachable, truth, reason, message, None, now);
+}
+
+fn record(new: &mut AgentInstanceStatus, view: &View<'_>, change: &Change, decision: &Decision, given: &Given) {
+    match change {
+        Change::Begin => {
+            new.token_seq.get_or_insert(1);
+            if new.token_key.is_none() {
+                new.token_key.clone_from(&given.token_key);
+            }
+            let provider = new.provider.get_or_insert_default();
+            if provider.image.is_none() {
+                provider.image.clone_from(&given.image);
+            }
+            new.operation = Some(OperationStatus {
+                id: given.operation_id.clone(),
+                kind: Operation::Create.as_str().to_owned(),
+                plan_hash: plan_hash(view.plan),
+                index: 0,
+                steps: view.plan.first().map(|s| intent(s, 1, given.now)).into_iter().collect(),
+            });
+        }
+        Change::Done(facts) => {
+            add_facts(new, facts);
+            advance(new, view.plan, given.now);
+        }
+        Change::Running(facts) => {
+            add_facts(new, facts);
+            if let Some(step) = present(new) {
+                step.state = "Running".to_owned();
+            }
+        }
+        Change::Again => {
+            if let Some(step) = present(new) {
+                step.state = "Intended".to_owned();
+                step.attempt += 1;
+                step.started_at = Some(Time(given.now));
+            }
+        }
+        Change::Proven => {
+            new.turn = Some(view.instance.spec.turn);
+            new.operation = None;
+        }
+        Change::Judge(judgement) => {
+            new.verdict = Some(Verdict {
+                state: judgement.as_str().to_owned(),
+                reason: decision.reason.as_str().to_owned(),
+                message: cut(&decision.message, 1000),
+                since: Time(given.now),
+            });
+        }
+    }
+}
+
+fn present(new: &mut AgentInstanceStatus) -> Option<&mut StepStatus> {
+    let operation = new.operation.as_mut()?;
+    operation.steps.get_mut(usize::try_from(operation.index).ok()?)
+}
+
+/// Done with the present step; the next is intended in the same write.
+fn advance(new: &mut AgentInstanceStatus, plan: &[StepSpec], now: jiff::Timestamp) {
+    if let Some(step) = present(new) {
+        step.state = "Done".to_owned();
+    }
+    let Some(operation) = new.operation.as_mut() else { return };
+    operation.index += 1;
+    if let Some(next) = usize::try_from(operation.index).ok().and_then(|i| plan.get(i)) {
+        operation.steps.push(intent(next, 1, now));
+    }
+}
+
+fn intent(spec: &StepSpec, attempt: i32, now: jiff::Timestamp) -> StepStatus {
+    StepStatus { name: spec.step.name(), state: "Intended".to_owned(), attempt, started_at: Some(Time(now)) }
+}
+
+/// Hash of a plan's steps, recorded with the operation.
+pub fn plan_hash(plan: &[StepSpec]) -> String {
+    let names: Vec<String> = plan.iter().map(|s| s.step.name()).collect();
+    crate::api::names::sha256_hex(names.join(",").as_bytes())[..10].to_owned()
+}
+
+/// The ids recorded of an instance, as a provider takes them.
+pub fn facts_of(status: Option<&AgentInstanceStatus>) -> Facts {
+    let mut facts = Facts::new();
+    let Some(status) = status else { return facts };
+    if let Some(serde_json::Value::Object(map)) = status.provider.as_ref().and_then(|p| serde_json::to_value(p).ok()) {
+        facts.extend(map.into_iter().filter_map(|(k, v)| v.as_str().map(|s| (k, s.to_owned()))));
+    }
+    if let Some(url) = &status.url {
+        facts.insert("url".to_owned(), url.clone());
+    }
+    facts
+}
+
+fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
+    let provider: &mut ProviderStatus = new.provider.get_or_insert_default();
+    for (key, value) in facts {
+        let value = Some(value.clone());
+        match key.as_str() {
+            "url" => new.url = value,
+            "serviceId" => {
+                provider.id.clone_from(&value);
+                provider.service_id = value;
+            }
+            "id" => provider.id = value,
+            "domainId" => provider.domain_id = value,
+            "deploymentId" => provider.deployment_id = value,
+            "volumeId" => provider.volume_id = value,
+            "projectId" => provider.project_id = value,
+            "checkpointId" => provider.checkpoint_id = value,
+            "imageDigest" => provider.image_digest = value,
+            _ => {}
+        }
+    }
+}
+
+/// The status of an instance whose claim was bound (or waits): what the claim service records.
+pub fn claimed(instance: &AgentInstance, claim: ClaimStatus, now: jiff::Timestamp) -> AgentInstanceStatus {
+    let mut new = instance.status.clone().unwrap_or_default();
+    let pending = claim.outcome == phase::OUTCOME_PENDING;
+    new.claim = Some(claim);
+    let phase = phase::phase(&instance.spec, Some(&new), false);
+    new.phase = Some(phase.as_str().to_owned());
+    let (reason, message) =
+        if pending { (Reason::PendingAcceptance, "joined; a person has to accept") } else { (Reason::Claimed, "in use") };
+    set_condition(&mut new.conditions, ConditionType::Ready, readiness(phase), reason, message, instance.metadata.generation, now);
+    new.observed_generation = instance.metadata.generation;
+    new
+}
+
+/// The first `max` bytes of a text, cut at a character.
+pub fn cut(text: &str, max: usize) -> String {
+    let end = (0..=max.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[..end].to_owned()
+}

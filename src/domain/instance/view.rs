@@ -1,0 +1,122 @@
+//! What is known of one instance when it is decided about, Unknown included.
+//!
+//! Three sources: the object itself (spec and recorded status), fresh evidence of this pass, and what this process
+//! remembers. Nothing that is remembered may be needed for safety: a `kill -9` takes it away. Elapsed times are on
+//! this process's own monotonic clock, counted from when it first saw the thing.
+
+use std::time::Duration;
+
+use super::phase::{self, Phase};
+use crate::api::AgentInstance;
+use crate::domain::agent::Probe;
+use crate::domain::plan::{Outcome, Seen, StepSpec, Trouble};
+use crate::domain::resource::{Presence, Resource};
+
+/// What the latest usable listing says of an instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Listed {
+    /// There is no listing that can tell: none yet, it failed, or it is older than what we know.
+    #[default]
+    Unknown,
+    /// A complete listing, begun after the instance's last recorded change, does not have it.
+    Absent,
+    /// It has it.
+    Present(Box<Resource>),
+}
+
+/// Evidence gathered in this pass, on request of an earlier decision of the same pass.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// What looking for the present step showed.
+    pub look: Option<Seen>,
+    /// What sending the present step came to.
+    pub outcome: Option<Outcome>,
+    /// What the agent answered.
+    pub probe: Option<Probe>,
+    /// What a direct read showed.
+    pub presence: Option<Presence>,
+    /// What asking for removal came to.
+    pub removal: Option<Presence>,
+    /// The call that failed in this pass, if one did.
+    pub trouble: Option<Trouble>,
+}
+
+/// What this process remembers of an instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// How long this process has known the instance.
+    pub known_for: Duration,
+    /// How long it has known the instance in its present phase.
+    pub phase_for: Duration,
+    /// How long it has known the present claim.
+    pub claim_known_for: Duration,
+    /// How long it has known the present step in its present state, or the present verdict.
+    pub step_known_for: Duration,
+    /// How long ago the last probe was sent; `None`: never.
+    pub probed: Option<Duration>,
+    /// How long ago the resource was first found missing without having been seen since.
+    pub missing_for: Option<Duration>,
+    /// How long ago a claimed agent was first seen without its conversation, without having been seen with it since.
+    pub unbound_for: Option<Duration>,
+    /// How long ago a claimed agent was first seen stopped, without having been seen running since.
+    pub stopped_for: Option<Duration>,
+    /// This process recorded the present step's intent and has not sent it: it may be sent without looking.
+    pub permit: bool,
+    /// Troubles in a row.
+    pub failures: u32,
+}
+
+/// The limits that apply, from the pool or, where it is gone, their defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `tickIntervalSeconds`.
+    pub tick: Duration,
+    /// `stuckTimeoutSeconds`.
+    pub stuck: Duration,
+    /// `cleanupAfterSeconds`.
+    pub cleanup: Duration,
+    /// `claim.deadlineSeconds`.
+    pub claim_deadline: Duration,
+    /// `runtime.allowUnknownClean`.
+    pub allow_unknown_clean: bool,
+    /// How long a listing may lag behind a create.
+    pub list_lag: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(30),
+            stuck: Duration::from_secs(900),
+            cleanup: Duration::from_secs(600),
+            claim_deadline: Duration::from_secs(150),
+            allow_unknown_clean: false,
+            list_lag: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Everything a decision about one instance rests on.
+pub struct View<'a> {
+    /// The object, as read last.
+    pub instance: &'a AgentInstance,
+    /// The plan of its creation.
+    pub plan: &'a [StepSpec],
+    /// What the latest listing says.
+    pub listed: Listed,
+    /// What the listing says of the present step; `None` where there is no listing or no such step.
+    pub progress: Option<Seen>,
+    /// Evidence of this pass.
+    pub evidence: &'a Evidence,
+    /// What this process remembers.
+    pub memory: Memory,
+    /// The limits that apply.
+    pub limits: Limits,
+}
+
+impl View<'_> {
+    /// The instance's phase.
+    pub fn phase(&self) -> Phase {
+        phase::phase_of(self.instance)
+    }
+}

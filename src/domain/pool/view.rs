@@ -1,0 +1,119 @@
+//! What is known of one pool when it is decided about.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::api::AgentPool;
+use crate::api::agent_pool::Request;
+use crate::domain::instance::phase::Phase;
+use crate::domain::plan::Trouble;
+
+/// A member, as the pool's decision sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// `spec.id`.
+    pub id: String,
+    /// The object's name.
+    pub object: String,
+    /// Its phase.
+    pub phase: Phase,
+    /// Protected by label.
+    pub protected: bool,
+    /// Its creation failed: the reason in words.
+    pub creation_failed: Option<String>,
+    /// The time the API server created it, for order.
+    pub created_at: Option<jiff::Timestamp>,
+}
+
+/// How many members are in each phase, those about to be created included in Provisioning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    by_phase: BTreeMap<Phase, i32>,
+}
+
+impl Counts {
+    /// Counts members and ids that are to be created but have no object yet.
+    pub fn of(members: &[Member], unseen: usize) -> Self {
+        let mut counts = Self::default();
+        for member in members {
+            *counts.by_phase.entry(member.phase).or_default() += 1;
+        }
+        *counts.by_phase.entry(Phase::Provisioning).or_default() += i32::try_from(unseen).unwrap_or(i32::MAX);
+        counts
+    }
+
+    /// How many are in a phase.
+    pub fn get(&self, phase: Phase) -> i32 {
+        self.by_phase.get(&phase).copied().unwrap_or_default()
+    }
+
+    /// How many count towards `maxTotal`.
+    pub fn occupancy(&self) -> i32 {
+        self.by_phase.iter().filter(|(p, _)| p.occupies()).map(|(_, n)| n).sum()
+    }
+}
+
+/// Whether the pool's provider can be worked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderHealth {
+    /// Not asked yet.
+    Pending,
+    /// It answers; names are resolved to these ids.
+    Reachable(BTreeMap<String, String>),
+    /// It does not, and nothing may be created.
+    Trouble(Trouble),
+    /// It does not at present, but credential and names were good when last asked.
+    Degraded(BTreeMap<String, String>, Trouble),
+}
+
+/// What this process knows of the requests under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestProgress {
+    /// Requests whose work is over, with what they counted.
+    pub finished: BTreeMap<String, Finished>,
+}
+
+/// What a finished request came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Finished {
+    /// A number, such as records cleaned.
+    pub count: Option<i32>,
+    /// Ids it concerned.
+    pub ids: Vec<String>,
+    /// What went wrong; empty: nothing.
+    pub error: String,
+}
+
+/// Everything a decision about one pool rests on.
+pub struct View<'a> {
+    /// The object, as read last.
+    pub pool: &'a AgentPool,
+    /// Its members.
+    pub members: &'a [Member],
+    /// The provider.
+    pub provider: ProviderHealth,
+    /// What cannot work in this version, in words; `None`: nothing.
+    pub unsupported: Option<String>,
+    /// The name of the present template's ControllerRevision, once it exists.
+    pub revision: Option<String>,
+    /// Open requests of the API, in order.
+    pub requests: &'a [Request],
+    /// How far they are.
+    pub progress: &'a RequestProgress,
+    /// Fresh ids for new instances; as many as a decision may need.
+    pub fresh_ids: &'a [String],
+    /// Wall time.
+    pub now: jiff::Timestamp,
+    /// `tickIntervalSeconds`.
+    pub tick: Duration,
+    /// The release this process belongs to.
+    pub release: &'a str,
+}
+
+impl View<'_> {
+    /// Ids that are to be created and have no object in the cache yet.
+    pub fn unseen(&self) -> Vec<String> {
+        let creating = self.pool.status.as_ref().map(|s| s.creating.as_slice()).unwrap_or_default();
+        creating.iter().filter(|id| !self.members.iter().any(|m| &m.id == *id)).cloned().collect()
+    }
+}

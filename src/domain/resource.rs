@@ -1,0 +1,76 @@
+//! A resource at a provider, as observed.
+
+use super::plan::Facts;
+
+/// Our words for how a resource fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Liveness {
+    /// Exists; nothing runs or ever ran.
+    Created,
+    /// On its way up (Railway: queued, building, deploying, …, and every word nobody knows).
+    Starting,
+    /// Up, as the provider sees it.
+    Running,
+    /// Ended by itself or by a stop.
+    Stopped,
+    /// Asleep; the next request wakes it.
+    Sleeping,
+    /// The start failed; it never ran.
+    Failed,
+    /// It ran and crashed.
+    Crashed,
+    /// Torn down or skipped.
+    Removed,
+}
+
+impl Liveness {
+    /// The word in `status.provider.state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "Created",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Stopped => "Stopped",
+            Self::Sleeping => "Sleeping",
+            Self::Failed => "Failed",
+            Self::Crashed => "Crashed",
+            Self::Removed => "Removed",
+        }
+    }
+}
+
+/// A resource as a listing or a direct read shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its name at the provider, now; may differ from the name at creation after a rename.
+    pub name: String,
+    /// Its id at the provider.
+    pub id: String,
+    /// How it fares, in our words.
+    pub liveness: Liveness,
+    /// How it fares, in the provider's word (Railway: the status of the latest deployment), where it has one.
+    pub native_state: Option<String>,
+    /// Ids and addresses, as in [`Facts`].
+    pub facts: Facts,
+    /// When it was created, by the provider's clock.
+    pub created_at: Option<jiff::Timestamp>,
+}
+
+/// Everything the provider has in one scope.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// All resources of the scope, ours or not.
+    pub resources: Vec<Resource>,
+}
+
+/// Whether a resource exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It does.
+    Present(Box<Resource>),
+    /// It does not: the provider says so.
+    Gone,
+    /// Nobody knows.
+    Unknown,
+}
+

@@ -1,0 +1,128 @@
+//! The routes as data, and the one way through which each is served: who may, read, call, within which time.
+
+use std::time::Duration;
+
+use axum::extract::{RawPathParams, Request};
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+
+use super::call::Call;
+use super::error::ApiError;
+use super::state::{AppState, PublicReads};
+use super::{changes, claims, page, reads};
+
+/// How long a call may take, except a claim, which has the pool's own deadline. More than the controller's 30 s.
+const WITHIN: Duration = Duration::from_secs(45);
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// Everybody, unless public reads are off.
+    PublicRead,
+    /// Who has the key.
+    Key,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is documented at its row in the table and at its handler")]
+pub enum Endpoint {
+    Page,
+    PageScript,
+    PageStyle,
+    Healthz,
+    Version,
+    Counts,
+    Agents,
+    Status,
+    Claim,
+    Replenish,
+    Drain,
+    Reconcile,
+    ListClaimed,
+    Release,
+    Destroy,
+    DismissCrashed,
+}
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Its method; a GET route also answers HEAD.
+    pub method: Method,
+    /// Its path, in axum's pattern language.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// What it does.
+    pub endpoint: Endpoint,
+}
+
+const fn route(method: Method, path: &'static str, access: Access, endpoint: Endpoint) -> Route {
+    Route { method, path, access, endpoint }
+}
+
+/// Every route. What is not here is 404.
+pub static ROUTES: &[Route] = &[
+    route(Method::GET, "/", Access::Open, Endpoint::Page),
+    route(Method::GET, "/assets/page.js", Access::Open, Endpoint::PageScript),
+    route(Method::GET, "/assets/page.css", Access::Open, Endpoint::PageStyle),
+    route(Method::GET, "/healthz", Access::Open, Endpoint::Healthz),
+    route(Method::GET, "/version", Access::PublicRead, Endpoint::Version),
+    route(Method::GET, "/api/pool/counts", Access::PublicRead, Endpoint::Counts),
+    route(Method::GET, "/api/pool/agents", Access::PublicRead, Endpoint::Agents),
+    route(Method::GET, "/api/pool/status", Access::Key, Endpoint::Status),
+    route(Method::POST, "/api/pool/claim", Access::Key, Endpoint::Claim),
+    route(Method::POST, "/api/pool/replenish", Access::Key, Endpoint::Replenish),
+    route(Method::POST, "/api/pool/drain", Access::Key, Endpoint::Drain),
+    route(Method::POST, "/api/pool/reconcile", Access::Key, Endpoint::Reconcile),
+    route(Method::DELETE, "/api/pool/instances", Access::Key, Endpoint::ListClaimed),
+    route(Method::DELETE, "/api/pool/instances/{id}", Access::Key, Endpoint::Release),
+    route(Method::DELETE, "/api/pool/instances/{id}/destroy", Access::Key, Endpoint::Destroy),
+    route(Method::DELETE, "/api/pool/crashed/{id}", Access::Key, Endpoint::DismissCrashed),
+];
+
+/// Serves one request to a route.
+pub(super) async fn serve(route: &Route, state: AppState, params: Option<RawPathParams>, request: Request) -> Response {
+    let authorised = state.auth.accepts(request.headers());
+    let open = match route.access {
+        Access::Open => true,
+        Access::PublicRead => state.settings.public_reads != PublicReads::Off,
+        Access::Key => false,
+    };
+    if !open && !authorised {
+        return ApiError::unauthorized().into_response();
+    }
+    let Some(params) = params else { return ApiError::not_found("Not found").into_response() };
+    let answer = async {
+        let call = Call::read(state, authorised, &params, request).await?;
+        if route.endpoint == Endpoint::Claim {
+            return claims::claim(&call).await;
+        }
+        tokio::time::timeout(WITHIN, answer(route.endpoint, &call)).await.unwrap_or_else(|_| Err(ApiError::still_running()))
+    };
+    answer.await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer(endpoint: Endpoint, call: &Call) -> Result<Response, ApiError> {
+    match endpoint {
+        Endpoint::Page => Ok(page::index()),
+        Endpoint::PageScript => Ok(page::script()),
+        Endpoint::PageStyle => Ok(page::style()),
+        Endpoint::Healthz => Ok(reads::healthz()),
+        Endpoint::Version => Ok(reads::version(call)),
+        Endpoint::Counts => reads::counts(call),
+        Endpoint::Agents => reads::agents(call),
+        Endpoint::Status => reads::status(call),
+        Endpoint::Claim => claims::claim(call).await,
+        Endpoint::Replenish => changes::replenish(call).await,
+        Endpoint::Drain => changes::drain(call).await,
+        Endpoint::Reconcile => changes::reconcile(call).await,
+        Endpoint::ListClaimed => reads::claimed_ids(call),
+        Endpoint::Release => changes::release(call).await,
+        Endpoint::Destroy => changes::destroy(call).await,
+        Endpoint::DismissCrashed => changes::dismiss(call).await,
+    }
+}

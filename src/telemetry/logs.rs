@@ -1,0 +1,66 @@
+//! The tracing subscriber: one line per event on standard error, text or JSON.
+
+use tracing_subscriber::EnvFilter;
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Why logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The level is no filter.
+    #[error("--log-level {level:?} is not a filter such as info or agentpool=debug,kube=warn")]
+    Filter {
+        /// What was given.
+        level: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// A subscriber is there already.
+    #[error("logging was started twice")]
+    Twice(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Reads a filter: a level, or directives as `RUST_LOG` has them. `warning` is accepted for `warn`, in any case.
+pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    let level = level.trim();
+    let directives = match level.to_ascii_lowercase().as_str() {
+        "" => "info".to_owned(),
+        "warning" => "warn".to_owned(),
+        "silent" | "none" => "off".to_owned(),
+        word @ ("trace" | "debug" | "info" | "warn" | "error" | "off") => word.to_owned(),
+        _ => level.to_owned(),
+    };
+    EnvFilter::try_new(directives).map_err(|source| LogError::Filter { level: level.to_owned(), source })
+}
+
+/// Starts logging for the whole process. Once per process.
+pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter(level)?).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    }
+    .map_err(LogError::Twice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_read_and_bad_ones_name_the_flag() {
+        for (given, want) in [("info", "info"), ("WARN", "warn"), ("warning", "warn"), ("", "info"), ("agentpool=debug", "agentpool=debug")] {
+            assert_eq!(filter(given).unwrap().to_string(), want, "{given}");
+        }
+        let error = filter("agentpool=loud").unwrap_err().to_string();
+        assert!(error.contains("--log-level"), "{error}");
+    }
+}

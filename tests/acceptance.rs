@@ -1,0 +1,261 @@
+//! The acceptance count (acceptance.sh): only what passed in the run counts, and mistakes in ids are errors.
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A small repository of its own, with rows A01 to A04.
+struct Repo(PathBuf);
+
+impl Repo {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("acceptance-{number}"));
+        let _ = fs::remove_dir_all(&root);
+        let repo = Self(root);
+        repo.write("docs/acceptance.md", "| ID | Feature | Shown by |\n|---|---|---|\n| A01 | One | x |\n| A02 | Two | x |\n| A03 | Three | x |\n| A04 | Four | x |\n");
+        let awk = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/acceptance.awk"));
+        repo.write("tests/acceptance.awk", &awk.unwrap());
+        repo.write("tests/k8s/main.rs", "mod pool;\n");
+        repo.write("results/run.txt", "run of today\n");
+        repo
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.0.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Output of cargo test for the given lines of the binary k8s.
+    fn results(&self, lines: &str) {
+        let text = format!(
+            "     Running tests/k8s/main.rs (target/debug/deps/k8s-1)\n\nrunning 9 tests\n{lines}"
+        );
+        self.write("results/results.txt", &text);
+    }
+
+    fn count(&self, args: &[&str]) -> Output {
+        Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/acceptance.sh"))
+            .arg("--root")
+            .arg(&self.0)
+            .arg("--results")
+            .arg(self.0.join("results"))
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// The line of a row.
+    fn row(&self, id: &str) -> String {
+        let out = self.count(&[]);
+        assert!(out.status.success(), "{}", stderr(&out));
+        let text = String::from_utf8(out.stdout).unwrap();
+        text.lines()
+            .find(|line| line.starts_with(id))
+            .unwrap()
+            .to_owned()
+    }
+}
+
+impl Drop for Repo {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn stderr(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+const TWO_IDS: &str =
+    "/// Fills.\n/// acceptance: A01, A02\n#[tokio::test]\nasync fn fills() {\n}\n";
+
+#[test]
+fn a_passed_test_shows_its_rows() {
+    let repo = Repo::new();
+    repo.write("tests/k8s/pool.rs", TWO_IDS);
+    repo.results("test pool::fills ... ok\ntest other ... ok\n");
+    assert!(repo.row("A01").ends_with(" pool::fills"));
+    assert!(repo.row("A02").ends_with(" pool::fills"));
+    assert!(repo.row("A03").ends_with("not shown (no test)"));
+    let out = String::from_utf8(repo.count(&[]).stdout).unwrap();
+    assert!(out.starts_with("run of today\n"), "{out}");
+    assert!(
+        out.ends_with("2 of 4 rows shown; 2 tests passed in this run\n"),
+        "{out}"
+    );
+}
+
+#[test]
+fn modules_follow_from_files() {
+    let repo = Repo::new();
+    repo.write(
+        "tests/k8s/main.rs",
+        "/// acceptance: A01\n#[test]\nfn top() {\n}\n",
+    );
+    repo.write(
+        "tests/k8s/claim/mod.rs",
+        "/// acceptance: A02\n#[test]\nfn one() {\n}\n",
+    );
+    repo.write(
+        "tests/k8s/claim/race.rs",
+        "/// acceptance: A03\n#[test]\nfn two() {\n}\n",
+    );
+    repo.results("test top ... ok\ntest claim::one ... ok\ntest claim::race::two ... ok\n");
+    for id in ["A01", "A02", "A03"] {
+        assert!(!repo.row(id).contains("not shown"), "{id}");
+    }
+}
+
+#[test]
+fn only_ok_counts() {
+    for (line, why) in [
+        ("test pool::fills ... FAILED", "FAILED"),
+        ("test pool::fills ... ignored, too slow", "ignored"),
+        ("test pool::fills ... output of the test", "output"),
+        ("test pool::fills_too ... ok", "not run"),
+        ("test fills ... ok", "not run"),
+        (
+            "test pool::fills ... FAILED\ntest pool::fills ... ok",
+            "unclear",
+        ),
+        (
+            "     Running tests/wire.rs (x)\ntest pool::fills ... ok",
+            "not run",
+        ),
+        (
+            "     Running unittests src/lib.rs (x)\ntest pool::fills ... ok",
+            "not run",
+        ),
+        ("   Doc-tests agentpool\ntest pool::fills ... ok", "not run"),
+    ] {
+        let repo = Repo::new();
+        repo.write("tests/k8s/pool.rs", TWO_IDS);
+        repo.results(&format!("{line}\n"));
+        let expected = format!("not shown ({why}: pool::fills)");
+        assert!(
+            repo.row("A01").ends_with(&expected),
+            "{line}: {}",
+            repo.row("A01")
+        );
+    }
+}
+
+#[test]
+fn every_test_of_a_row_must_pass() {
+    let repo = Repo::new();
+    let again = "/// acceptance: A01\n#[tokio::test]\nasync fn again() {\n}\n";
+    repo.write("tests/k8s/pool.rs", &format!("{TWO_IDS}{again}"));
+    repo.results("test pool::fills ... ok\ntest pool::again ... FAILED\n");
+    assert!(repo.row("A01").contains("not shown (FAILED: pool::again)"));
+    assert!(!repo.row("A02").contains("not shown"));
+}
+
+#[test]
+fn should_panic_is_a_pass() {
+    let repo = Repo::new();
+    repo.write("tests/k8s/pool.rs", TWO_IDS);
+    repo.results("test pool::fills - should panic ... ok\n");
+    assert!(!repo.row("A01").contains("not shown"));
+}
+
+#[test]
+fn mistakes_in_ids_are_errors() {
+    for (path, text, error) in [
+        (
+            "tests/k8s/pool.rs",
+            "/// acceptance: A09\n#[test]\nfn x() {\n}\n",
+            "no row 'A09'",
+        ),
+        (
+            "tests/k8s/pool.rs",
+            "/// acceptance: A01\nconst X: u8 = 1;\nfn x() {\n}\n",
+            "pool.rs:1: acceptance ids without a test",
+        ),
+        (
+            "tests/k8s/pool.rs",
+            "/// acceptance: A01\n",
+            "pool.rs:1: acceptance ids without a test",
+        ),
+        (
+            "src/lib.rs",
+            "/// acceptance: A01\n#[test]\nfn x() {\n}\n",
+            "outside tests/k8s",
+        ),
+        (
+            "tests/wire.rs",
+            "    /// acceptance: A01\n#[test]\nfn x() {\n}\n",
+            "outside tests/k8s",
+        ),
+        (
+            "docs/acceptance.md",
+            "| A01 | One | x |\n| A01 | Again | x |\n",
+            "row A01 stands twice",
+        ),
+        ("docs/acceptance.md", "nothing\n", "no rows"),
+    ] {
+        let repo = Repo::new();
+        repo.results("test x ... ok\n");
+        repo.write(path, text);
+        let out = repo.count(&[]);
+        assert!(!out.status.success(), "{error}");
+        assert!(stderr(&out).contains(error), "{error}: {}", stderr(&out));
+    }
+}
+
+#[test]
+fn required_rows_must_be_shown() {
+    let repo = Repo::new();
+    repo.write("tests/k8s/pool.rs", TWO_IDS);
+    repo.results("test pool::fills ... ok\n");
+    let list = repo.0.join("required");
+    let list = list.to_str().unwrap();
+    repo.write("required", "# shown since the beginning\nA01 A02\n");
+    assert!(repo.count(&["--require", list]).status.success());
+    repo.write("required", "A01\nA03 # lost\n");
+    let out = repo.count(&["--require", list]);
+    assert!(!out.status.success());
+    assert!(
+        stderr(&out).contains("required but not shown: A03"),
+        "{}",
+        stderr(&out)
+    );
+}
+
+#[test]
+fn a_run_without_tests_is_noticed() {
+    let repo = Repo::new();
+    repo.results("");
+    let out = repo.count(&["--at-least", "1"]);
+    assert!(!out.status.success());
+    assert!(
+        stderr(&out).contains("only 0 tests passed"),
+        "{}",
+        stderr(&out)
+    );
+    fs::remove_file(repo.0.join("results/results.txt")).unwrap();
+    let out = repo.count(&[]);
+    assert!(!out.status.success());
+    assert!(
+        stderr(&out).contains("run 'make test' first"),
+        "{}",
+        stderr(&out)
+    );
+}
+
+/// The ids in the tests of this repository exist, stand where they may, and above test functions.
+#[test]
+fn ids_of_this_repository_are_right() {
+    let repo = Repo::new();
+    repo.results("test x ... ok\n");
+    let out = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/acceptance.sh"))
+        .arg("--results")
+        .arg(repo.0.join("results"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", stderr(&out));
+}
