@@ -70,8 +70,8 @@ pub fn config(url: &str, kind: TokenKind, environment: EnvironmentRef) -> Railwa
 pub fn provider_at(url: &str) -> RailwayProvider {
     let config = config(url, TokenKind::Bearer, EnvironmentRef::Id("E".to_owned()));
     let timeouts = Timeouts {
-        read: Duration::from_millis(400),
-        write: Duration::from_millis(400),
+        read: Duration::from_millis(1500),
+        write: Duration::from_millis(1500),
         backoff: Duration::from_millis(20),
     };
     let transport = Transport::with_timeouts(&config.base_url, config.clock.clone(), timeouts).unwrap();
