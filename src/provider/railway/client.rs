@@ -23,12 +23,13 @@ use super::wire::GraphqlError;
 /// Who we are, to the interface and in the query that keeps the edge from limiting us.
 const SOURCE: &str = "agentpool";
 const READ_TRIES: u32 = 3;
-const READ_BACKOFF: Duration = Duration::from_millis(250);
 /// A page of 500 services is about 1 MB.
 const MAX_ANSWER: usize = 16 << 20;
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 const EDGE_WAIT: Duration = Duration::from_secs(60);
 const EDGE_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
+/// One part in so many of a token's requests is kept for writes.
+const WRITE_SHARE: u32 = 20;
 /// What the interface says to wait is believed up to here.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -39,11 +40,13 @@ pub struct Timeouts {
     pub read: Duration,
     /// A mutation; a deletion alone was seen to take more than 15 s.
     pub write: Duration,
+    /// The pause before a query's second try; the third waits twice as long.
+    pub backoff: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { read: Duration::from_secs(15), write: Duration::from_secs(90) }
+        Self { read: Duration::from_secs(15), write: Duration::from_secs(90), backoff: Duration::from_millis(400) }
     }
 }
 
@@ -53,8 +56,8 @@ pub enum SetupError {
     /// The address is none.
     #[error("the address of the Railway interface is not a URL")]
     Url,
-    /// The token has characters that no header can carry.
-    #[error("the Railway token has characters that cannot be sent: is the Secret's value the bare token?")]
+    /// The token is empty, or has characters that no header can carry.
+    #[error("the Railway token is empty or has characters that cannot be sent: is the Secret's value the bare token?")]
     Token,
     /// TLS, proxies, …
     #[error("build the HTTP client")]
@@ -146,6 +149,9 @@ impl Transport {
     /// The transport with a token. Sessions of one token share its waits and its count.
     pub fn session(&self, token: SecretString, kind: TokenKind) -> Result<Session, SetupError> {
         let text = token.expose_secret().trim();
+        if text.is_empty() {
+            return Err(SetupError::Token);
+        }
         let (name, value) = match kind {
             TokenKind::Bearer => (AUTHORIZATION, format!("Bearer {text}")),
             TokenKind::Project => (HeaderName::from_static("project-access-token"), text.to_owned()),
@@ -163,28 +169,21 @@ impl Session {
     pub async fn send<T: DeserializeOwned>(&self, document: &Document, variables: Value) -> Result<T, Failure> {
         let body =
             serde_json::json!({ "query": document.text, "operationName": document.name, "variables": variables });
-        let mut tried = 0;
+        let tries = if document.access == Access::Read { READ_TRIES } else { 1 };
+        let mut tried = 1;
         loop {
-            tried += 1;
             let answer = self.once(document, &body).await.and_then(|data| {
-                serde_json::from_value(data)
-                    .map_err(|e| Failure::new(Kind::Unknown, format!("the answer cannot be read: {e}")))
+                let unreadable = |e| Failure::new(Kind::Unknown, format!("the answer cannot be read: {e}"));
+                serde_json::from_value(data).map_err(unreadable)
             });
-            match answer {
-                Err(f)
-                    if document.access == Access::Read
-                        && tried < READ_TRIES
-                        && matches!(f.kind, Kind::Unknown | Kind::Transient) =>
-                {
-                    tracing::debug!(operation = document.name, tried, error = %f.message, "railway: read again");
-                    self.transport.inner.clock.sleep(READ_BACKOFF * tried * tried).await;
-                }
-                Err(mut f) => {
-                    f.message = redact(&f.message, self.token.expose_secret().trim(), &body["variables"]);
-                    return Err(f);
-                }
-                Ok(value) => return Ok(value),
+            let Err(mut failure) = answer else { return answer };
+            failure.message = redact(&failure.message, self.token.expose_secret().trim(), &body["variables"]);
+            if tried >= tries || !matches!(failure.kind, Kind::Unknown | Kind::Transient) {
+                return Err(failure);
             }
+            tracing::debug!(operation = document.name, tried, error = %failure.message, "railway: read again");
+            self.transport.inner.clock.sleep(self.transport.inner.timeouts.backoff * tried).await;
+            tried += 1;
         }
     }
 
@@ -200,7 +199,7 @@ impl Session {
 
     async fn once(&self, document: &Document, body: &Value) -> Result<Value, Failure> {
         let inner = &self.transport.inner;
-        self.admit()?;
+        self.admit(document.access)?;
         let limit = match document.access {
             Access::Read => inner.timeouts.read,
             Access::Write => inner.timeouts.write,
@@ -230,18 +229,23 @@ impl Session {
         data_of(status, json.unwrap_or_default())
     }
 
-    /// Refuses while a wait lasts; else counts the request.
-    fn admit(&self) -> Result<(), Failure> {
+    /// Refuses while a wait lasts, and a read that would eat into the share of the writes; else counts the request.
+    fn admit(&self, access: Access) -> Result<(), Failure> {
         let now = self.transport.inner.clock.monotonic();
         let edge = lock(&self.transport.inner.edge).blocked_until;
         let mut state = lock(&self.state);
         let until = edge.max(state.blocked_until);
+        let refused = |kind, message: &str, until: Monotonic| {
+            Err(Failure { kind, message: message.to_owned(), retry_after: Some(until.saturating_sub(now)) })
+        };
         if until > now {
             let kind = if edge > now { Kind::EdgeBlocked } else { Kind::RateLimited };
-            let message = "Railway asked to wait, and the time is not over; nothing was sent".to_owned();
-            return Err(Failure { kind, message, retry_after: Some(until - now) });
+            return refused(kind, "Railway asked to wait, and the time is not over; nothing was sent", until);
         }
         state.forget(now);
+        if let (Access::Read, Some(free)) = (access, state.free_for_reads(now)) {
+            return refused(Kind::RateLimited, "what is left of the token's requests is kept for writes", free);
+        }
         state.sent.push_back(now);
         Ok(())
     }
@@ -284,6 +288,14 @@ impl Session {
 }
 
 impl TokenState {
+    /// When the next read may go out; `None`: now.
+    fn free_for_reads(&self, now: Monotonic) -> Option<Monotonic> {
+        let (quota, window) = self.policy?;
+        let for_reads = quota.saturating_sub((quota / WRITE_SHARE).max(1));
+        let used = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
+        (used >= for_reads).then(|| self.sent.front().map_or(now, |oldest| *oldest + window))
+    }
+
     fn forget(&mut self, now: Monotonic) {
         let window = self.policy.map_or(Duration::from_secs(3600), |(_, w)| w);
         while self.sent.front().is_some_and(|at| *at + window <= now) {

@@ -2,7 +2,7 @@
 //!
 //! [`client`] carries GraphQL and keeps the waits, [`classify`] says what an error means, [`operation`] holds one
 //! function per document, [`wire`] the answers, [`map`] their meaning. This file is the trait's implementation;
-//! [`steps`] looks and performs, [`scope`] resolves names, [`removal`] reads and removes, [`report`] diagnoses.
+//! `steps` looks and performs, `scope` resolves names, `removal` reads and removes, `report` diagnoses.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

@@ -82,12 +82,13 @@ pub(super) async fn make_service(
     });
     match operation::service_create(reach.session, input).await {
         Ok(created) => Ok(Outcome::Done(Facts::from([(map::SERVICE_ID.to_owned(), created.id)]))),
-        Err(f) if f.kind == Kind::Exists => Ok(match find_ours(reach, key, None).await? {
-            Seen::Done(facts) => Outcome::Done(facts),
-            Seen::Failed { reason, message, retry } => Outcome::Failed { reason, message, retry },
-            // The name is taken, but by nothing that is listed yet.
-            _ => Outcome::Running { facts: Facts::new(), poll: POLL },
-        }),
+        Err(f) if f.kind == Kind::Exists => match find_ours(reach, key, None).await? {
+            Seen::Done(facts) => Ok(Outcome::Done(facts)),
+            Seen::Failed { reason, message, retry } => Ok(Outcome::Failed { reason, message, retry }),
+            // Taken by what no listing shows yet: only a later look can tell whose it is.
+            _ => Err(Failure::new(Kind::Unknown, format!("{}; it is not listed yet", f.message))
+                .into_error(Access::Write, format!("create service {}", key.name))),
+        },
         Err(f) => Err(f.into_error(Access::Write, format!("create service {}", key.name))),
     }
 }
@@ -144,14 +145,15 @@ pub(super) async fn deploy(
     }
 }
 
-/// A step of a service that exists was refused. Right after the creation Railway may not know it yet everywhere.
+/// A step of a service that we made was refused. Right after the creation Railway may not know it yet everywhere: the
+/// step did not run, and later it may.
 async fn refused(reach: &Reach<'_>, failure: Failure, doing: String) -> Result<Outcome, ProviderError> {
     let gone = is_gone(reach, &failure).await.map_err(|f| f.into_error(Access::Read, doing.clone()))?;
-    if gone {
-        let message = format!("{doing}: {}: Railway does not know the service (yet)", failure.message);
-        return Ok(Outcome::Failed { reason: "ServiceNotFound", message, retry: true });
+    if !gone {
+        return Err(failure.into_error(Access::Write, doing));
     }
-    Err(failure.into_error(Access::Write, doing))
+    let message = format!("{}: Railway does not know the service (yet)", failure.message);
+    Err(Failure::new(Kind::Busy, message).into_error(Access::Write, doing))
 }
 
 fn source(template: &Template, inputs: &Inputs) -> Value {
