@@ -33,7 +33,7 @@ use crate::controllers::{self, Ctx};
 use crate::domain::plan::Trouble;
 use crate::domain::template::Template;
 use crate::domain::token::{Purpose, RootKey};
-use crate::http::{self, ApiKeys, AppState, OperationsState, ReadyFlag, Readiness};
+use crate::http::{self, ApiKeys, AppState, OperationsState, Readiness, ReadyFlag};
 use crate::k8s::event::Events;
 use crate::k8s::secret::{self, RootKeys};
 use crate::k8s::watch::{self, Queue};
@@ -71,27 +71,54 @@ struct Process {
 pub async fn run(config: Config) -> Result<()> {
     let process = Arc::new(build(config).await?);
     let api = match &process.config.api {
-        Some(api) => Some((listen(&process, api.port, "--port (PORT)").await?, api.clone())),
+        Some(api) => Some((
+            listen(&process, api.port, "--port (PORT)").await?,
+            api.clone(),
+        )),
         None => None,
     };
-    let operations = listen(&process, process.config.operations_port, "--operations-port (AGENTPOOL_OPERATIONS_PORT)").await?;
-    write_ports(process.config.ports_file.as_deref(), api.as_ref().map(|(l, _)| l), &operations)?;
+    let operations = listen(
+        &process,
+        process.config.operations_port,
+        "--operations-port (AGENTPOOL_OPERATIONS_PORT)",
+    )
+    .await?;
+    write_ports(
+        process.config.ports_file.as_deref(),
+        api.as_ref().map(|(l, _)| l),
+        &operations,
+    )?;
 
     let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
     let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
     let memories = Arc::new(Memories::default());
     let (pools, instances) = start_watches(&process, &pool_queue, &instance_queue, &memories);
-    process.metrics.set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
+    process
+        .metrics
+        .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
 
-    let state = OperationsState { ready: process.ready.clone(), metrics: process.metrics.clone() };
-    serve(&process, "operations", operations, http::operations_router(state));
+    let state = OperationsState {
+        ready: process.ready.clone(),
+        metrics: process.metrics.clone(),
+    };
+    serve(
+        &process,
+        "operations",
+        operations,
+        http::operations_router(state),
+    );
     if let Some((listener, api)) = api {
         let router = api_router(&process, &api, pools.clone(), instances.clone())?;
         serve(&process, "api", listener, router);
     }
     start_root_key(&process);
     if process.config.role != Role::Api {
-        start_controllers(&process, (pools, pools_touched, pool_queue), (instances, instances_touched, instance_queue), memories);
+        start_controllers(
+            &process,
+            (pools, pools_touched, pool_queue),
+            (instances, instances_touched, instance_queue),
+            memories,
+        );
     }
     until_told(&process).await;
     Ok(())
@@ -101,9 +128,12 @@ async fn build(config: Config) -> Result<Process> {
     let client = Client::try_default()
         .await
         .context("no cluster: set KUBECONFIG, or run in a pod with a service account")?;
-    let runtime = HttpRuntime::new(config.agent_connect_to.clone()).context("cannot set up HTTP to agents")?;
+    let runtime = HttpRuntime::new(config.agent_connect_to.clone())
+        .context("cannot set up HTTP to agents")?;
     let rng = Rng::system();
-    let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "local".to_owned());
+    let host = std::env::var("POD_NAME")
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_else(|_| "local".to_owned());
     let holder = format!("{host}-{}", crate::api::names::hex(&rng.bytes::<4>()));
     Ok(Process {
         config,
@@ -124,10 +154,16 @@ async fn build(config: Config) -> Result<Process> {
 
 async fn listen(process: &Process, port: u16, flag: &str) -> Result<TcpListener> {
     let address = SocketAddr::new(process.config.listen, port);
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}: choose another with {flag}"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: choose another with {flag}"))
 }
 
-fn write_ports(path: Option<&Path>, api: Option<&TcpListener>, operations: &TcpListener) -> Result<()> {
+fn write_ports(
+    path: Option<&Path>,
+    api: Option<&TcpListener>,
+    operations: &TcpListener,
+) -> Result<()> {
     let port = |l: &TcpListener| l.local_addr().map(|a| a.port());
     let api = api.map(port).transpose()?;
     let operations = port(operations)?;
@@ -136,13 +172,17 @@ fn write_ports(path: Option<&Path>, api: Option<&TcpListener>, operations: &TcpL
     let text = serde_json::json!({"api": api, "operations": operations}).to_string();
     // By way of a second name: whoever waits for the file never reads half of it.
     let partial = path.with_extension("partial");
-    std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path)).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(&partial, text)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn serve(process: &Arc<Process>, name: &'static str, listener: TcpListener, router: Router) {
     let stop = process.shutdown.clone();
     task(process, name, async move {
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await;
         if let Err(error) = served {
             tracing::error!(name, %error, "server ended");
         }
@@ -150,7 +190,11 @@ fn serve(process: &Arc<Process>, name: &'static str, listener: TcpListener, rout
 }
 
 /// Spawns a named task; one that ends before shutdown ends the process, which is then started anew.
-fn task(process: &Arc<Process>, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+fn task(
+    process: &Arc<Process>,
+    name: &'static str,
+    work: impl Future<Output = ()> + Send + 'static,
+) {
     let shutdown = process.shutdown.clone();
     process.tasks.spawn(async move {
         work.await;
@@ -162,13 +206,14 @@ fn task(process: &Arc<Process>, name: &'static str, work: impl Future<Output = (
 }
 
 async fn until_told(process: &Arc<Process>) {
-    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(signal) => signal,
-        Err(error) => {
-            tracing::error!(%error, "no signals: stopping");
-            return;
-        }
-    };
+    let mut terminate =
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(signal) => signal,
+            Err(error) => {
+                tracing::error!(%error, "no signals: stopping");
+                return;
+            }
+        };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
@@ -177,7 +222,10 @@ async fn until_told(process: &Arc<Process>) {
     tracing::info!("stopping: finishing what is in hand");
     process.shutdown.cancel();
     process.tasks.close();
-    if tokio::time::timeout(GRACE, process.tasks.wait()).await.is_err() {
+    if tokio::time::timeout(GRACE, process.tasks.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("stopped with work in hand; whoever comes next resumes it");
     }
 }
@@ -192,9 +240,13 @@ fn start_watches(
 ) -> (Store<AgentPool>, Store<AgentInstance>) {
     let namespace = process.config.namespace.as_deref();
     let queue = pool_queue.clone();
-    let (pools, watching) = watch::start(watch::api(&process.client, namespace), watch::trim_pool, move |pool: &AgentPool, _| {
-        queue.push(ObjectRef::from_obj(pool));
-    });
+    let (pools, watching) = watch::start(
+        watch::api(&process.client, namespace),
+        watch::trim_pool,
+        move |pool: &AgentPool, _| {
+            queue.push(ObjectRef::from_obj(pool));
+        },
+    );
     start_watch(process, "pool watch", pools.clone(), watching);
     let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
     let touched = move |instance: &AgentInstance, gone: bool| {
@@ -205,13 +257,21 @@ fn start_watches(
         let namespace = instance.namespace().unwrap_or_default();
         of_pools.push(ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace));
     };
-    let (instances, watching) = watch::start(watch::api(&process.client, namespace), watch::trim_instance, touched);
+    let (instances, watching) = watch::start(
+        watch::api(&process.client, namespace),
+        watch::trim_instance,
+        touched,
+    );
     start_watch(process, "instance watch", instances.clone(), watching);
     (pools, instances)
 }
 
-fn start_watch<K>(process: &Arc<Process>, name: &'static str, store: Store<K>, watching: impl Future<Output = ()> + Send + 'static)
-where
+fn start_watch<K>(
+    process: &Arc<Process>,
+    name: &'static str,
+    store: Store<K>,
+    watching: impl Future<Output = ()> + Send + 'static,
+) where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
     let flag = process.ready.part(name);
@@ -257,13 +317,25 @@ where
 
 async fn crds_installed(client: &Client) -> Result<(), String> {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for name in ["agentpools.pool.convos.org", "agentinstances.pool.convos.org"] {
+    for name in [
+        "agentpools.pool.convos.org",
+        "agentinstances.pool.convos.org",
+    ] {
         match tokio::time::timeout(RETRY * 5, api.get_opt(name)).await {
             Ok(Ok(Some(_))) => {}
-            Ok(Ok(None)) => return Err(format!("CRD {name} is not installed: run `agentpool crds | kubectl apply --server-side -f -`")),
+            Ok(Ok(None)) => {
+                return Err(format!(
+                    "CRD {name} is not installed: run `agentpool crds | kubectl apply --server-side -f -`"
+                ));
+            }
             // Not everybody may read CRDs; the watches say whether they are there.
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {}
-            Ok(Err(error)) => return Err(format!("the API server does not answer: {}", controllers::instance::chain(&error))),
+            Ok(Err(error)) => {
+                return Err(format!(
+                    "the API server does not answer: {}",
+                    controllers::instance::chain(&error)
+                ));
+            }
             Err(_) => return Err("the API server does not answer".to_owned()),
         }
     }
@@ -278,7 +350,10 @@ async fn cluster_id(process: &Process) -> Result<String, String> {
     let found = api.get("kube-system").await.map_err(|e| {
         format!("the cluster's id cannot be read from namespace kube-system (set --cluster-id / AGENTPOOL_CLUSTER_ID): {e}")
     })?;
-    found.metadata.uid.ok_or_else(|| "namespace kube-system has no UID".to_owned())
+    found
+        .metadata
+        .uid
+        .ok_or_else(|| "namespace kube-system has no UID".to_owned())
 }
 
 /// Reads the root key, makes it where there is none, and follows its rotation.
@@ -288,11 +363,18 @@ fn start_root_key(process: &Arc<Process>) {
         loop {
             let read = || async {
                 let c = &shared.config;
-                secret::root_key(&shared.client, &c.release_namespace, &c.root_key_secret, shared.rng.bytes())
-                    .await
-                    .map_err(|e| controllers::instance::chain(&e))
+                secret::root_key(
+                    &shared.client,
+                    &c.release_namespace,
+                    &c.root_key_secret,
+                    shared.rng.bytes(),
+                )
+                .await
+                .map_err(|e| controllers::instance::chain(&e))
             };
-            let Some((current, previous)) = insist(&shared, read).await else { return };
+            let Some((current, previous)) = insist(&shared, read).await else {
+                return;
+            };
             shared.root_keys.set(RootKey::new(current, previous));
             flag.set(true);
             tokio::select! {
@@ -310,15 +392,31 @@ type Touched<K> = tokio::sync::mpsc::UnboundedReceiver<ObjectRef<K>>;
 fn start_controllers(
     process: &Arc<Process>,
     pools: (Store<AgentPool>, Touched<AgentPool>, Queue<AgentPool>),
-    instances: (Store<AgentInstance>, Touched<AgentInstance>, Queue<AgentInstance>),
+    instances: (
+        Store<AgentInstance>,
+        Touched<AgentInstance>,
+        Queue<AgentInstance>,
+    ),
     memories: Arc<Memories>,
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        let Some(()) = insist(&shared, || crds_installed(&shared.client)).await else { return };
-        let Some(cluster_id) = insist(&shared, || cluster_id(&shared)).await else { return };
-        let root = || async { shared.root_keys.get().map(drop).ok_or_else(|| "the root key is not read yet".to_owned()) };
-        let Some(()) = insist(&shared, root).await else { return };
+        let Some(()) = insist(&shared, || crds_installed(&shared.client)).await else {
+            return;
+        };
+        let Some(cluster_id) = insist(&shared, || cluster_id(&shared)).await else {
+            return;
+        };
+        let root = || async {
+            shared
+                .root_keys
+                .get()
+                .map(drop)
+                .ok_or_else(|| "the root key is not read yet".to_owned())
+        };
+        let Some(()) = insist(&shared, root).await else {
+            return;
+        };
         let transport = match Transport::new(&shared.config.railway_url, shared.clock.clone()) {
             Ok(transport) => transport,
             Err(error) => {
@@ -328,19 +426,31 @@ fn start_controllers(
         };
         let (pool_store, pools_touched, pool_queue) = pools;
         let (instance_store, instances_touched, instance_queue) = instances;
-        let filled = async { pool_store.wait_until_ready().await.is_ok() && instance_store.wait_until_ready().await.is_ok() };
+        let filled = async {
+            pool_store.wait_until_ready().await.is_ok()
+                && instance_store.wait_until_ready().await.is_ok()
+        };
         tokio::select! {
             filled = filled => if !filled { return },
             () = shared.shutdown.cancelled() => return,
         }
-        let connect = Connector { transport, config: shared.config.clone(), clock: shared.clock.clone(), metrics: shared.metrics.clone() };
+        let connect = Connector {
+            transport,
+            config: shared.config.clone(),
+            clock: shared.clock.clone(),
+            metrics: shared.metrics.clone(),
+        };
         let ctx = Arc::new(Ctx {
             client: shared.client.clone(),
             pools: pool_store.clone(),
             instances: instance_store.clone(),
             pool_queue,
             instance_queue,
-            fleet: Fleet::new(shared.client.clone(), shared.clock.clone(), Arc::new(connect)),
+            fleet: Fleet::new(
+                shared.client.clone(),
+                shared.clock.clone(),
+                Arc::new(connect),
+            ),
             runtime: shared.runtime.clone(),
             memories,
             events: Events::new(shared.client.clone(), "agentpool", &shared.holder),
@@ -353,11 +463,29 @@ fn start_controllers(
             metrics: shared.metrics.clone(),
             pool_memories: Mutex::default(),
         });
-        tracing::info!(pools = pool_store.len(), instances = instance_store.len(), "reconciling");
+        tracing::info!(
+            pools = pool_store.len(),
+            instances = instance_store.len(),
+            "reconciling"
+        );
         let stop = &shared.shutdown;
         tokio::join!(
-            controllers::run("pool", ctx.clone(), pool_store, pools_touched, stop.clone(), controllers::pool::reconcile),
-            controllers::run("instance", ctx, instance_store, instances_touched, stop.clone(), controllers::instance::reconcile),
+            controllers::run(
+                "pool",
+                ctx.clone(),
+                pool_store,
+                pools_touched,
+                stop.clone(),
+                controllers::pool::reconcile
+            ),
+            controllers::run(
+                "instance",
+                ctx,
+                instance_store,
+                instances_touched,
+                stop.clone(),
+                controllers::instance::reconcile
+            ),
         );
     });
 }
@@ -374,13 +502,28 @@ struct Connector {
 struct Observer(Metrics);
 
 impl CallObserver for Observer {
-    fn observed(&self, provider: &'static str, operation: &'static str, outcome: &'static str, seconds: f64) {
-        self.0.provider_call(provider, operation, outcome, Duration::from_secs_f64(seconds));
+    fn observed(
+        &self,
+        provider: &'static str,
+        operation: &'static str,
+        outcome: &'static str,
+        seconds: f64,
+    ) {
+        self.0.provider_call(
+            provider,
+            operation,
+            outcome,
+            Duration::from_secs_f64(seconds),
+        );
     }
 }
 
 impl Connect for Connector {
-    fn connect(&self, scope: &Scope, credential: SecretString) -> Result<Arc<dyn AgentProvider>, Trouble> {
+    fn connect(
+        &self,
+        scope: &Scope,
+        credential: SecretString,
+    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
         let config = RailwayConfig {
             base_url: self.config.railway_url.clone(),
             token: credential,
@@ -392,19 +535,27 @@ impl Connect for Connector {
             },
             clock: self.clock.clone(),
         };
-        let provider = RailwayProvider::with_transport(config, &self.transport).map_err(|e| Trouble {
-            class: Class::Unauthorized,
-            reason: crate::api::condition::Reason::CredentialsInvalid,
-            message: e.to_string(),
-            retry_after: None,
-        })?;
+        let provider =
+            RailwayProvider::with_transport(config, &self.transport).map_err(|e| Trouble {
+                class: Class::Unauthorized,
+                reason: crate::api::condition::Reason::CredentialsInvalid,
+                message: e.to_string(),
+                retry_after: None,
+            })?;
         let observer = Arc::new(Observer(self.metrics.clone()));
-        Ok(Arc::new(Guarded::new(provider, "railway", self.clock.clone(), observer)))
+        Ok(Arc::new(Guarded::new(
+            provider,
+            "railway",
+            self.clock.clone(),
+            observer,
+        )))
     }
 
     fn unsupported(&self, template: &Template) -> Option<String> {
         if template.provider.sprites.is_some() || template.provider.services_api.is_some() {
-            return Some("this version builds agents on Railway only: use spec.provider.railway".to_owned());
+            return Some(
+                "this version builds agents on Railway only: use spec.provider.railway".to_owned(),
+            );
         }
         if template.services.is_some() {
             return Some("spec.services is not available in this version: give the agents' keys in spec.runtime.env".to_owned());
@@ -415,8 +566,18 @@ impl Connect for Connector {
 
 // ---- the API --------------------------------------------------------------------------------------------------
 
-fn api_router(process: &Arc<Process>, api: &ApiConfig, pools: Store<AgentPool>, instances: Store<AgentInstance>) -> Result<Router> {
-    let candidates = Candidates::new(process.client.clone(), instances.clone(), process.clock.clone(), process.rng.clone());
+fn api_router(
+    process: &Arc<Process>,
+    api: &ApiConfig,
+    pools: Store<AgentPool>,
+    instances: Store<AgentInstance>,
+) -> Result<Router> {
+    let candidates = Candidates::new(
+        process.client.clone(),
+        instances.clone(),
+        process.clock.clone(),
+        process.rng.clone(),
+    );
     let claims = ClaimService::new(
         process.client.clone(),
         Arc::new(candidates),
@@ -458,7 +619,12 @@ fn tokens(root_keys: RootKeys, pools: Store<AgentPool>) -> http::Tokens {
             return None;
         }
         let status = instance.status.as_ref()?;
-        root_keys.get()?.token(Purpose::Gateway, &instance.spec.id, status.token_seq.unwrap_or(1), status.token_key.as_deref())
+        root_keys.get()?.token(
+            Purpose::Gateway,
+            &instance.spec.id,
+            status.token_seq.unwrap_or(1),
+            status.token_key.as_deref(),
+        )
     })
 }
 
@@ -472,8 +638,13 @@ fn api_keys(process: &Arc<Process>, source: &ApiKeySource) -> Result<ApiKeys> {
         ApiKeySource::Value(key) => Ok(ApiKeys::new(key)),
         ApiKeySource::File(path) => {
             let read = |path: &Path| std::fs::read_to_string(path).map(|t| t.trim().to_owned());
-            let first = read(path).with_context(|| format!("--api-key-file: cannot read {}", path.display()))?;
-            anyhow::ensure!(!first.is_empty(), "--api-key-file: {} is empty", path.display());
+            let first = read(path)
+                .with_context(|| format!("--api-key-file: cannot read {}", path.display()))?;
+            anyhow::ensure!(
+                !first.is_empty(),
+                "--api-key-file: {} is empty",
+                path.display()
+            );
             let keys = ApiKeys::new(&SecretString::from(first));
             let (follower, path, shared) = (keys.clone(), path.clone(), process.clone());
             task(process, "api key", async move {
@@ -499,15 +670,26 @@ fn follow_secret(process: &Arc<Process>, name: &str) -> ApiKeys {
     // An empty key fits nothing: until the Secret is read, every call that needs a key is refused.
     let keys = ApiKeys::new(&SecretString::from(String::new()));
     let flag: ReadyFlag = process.ready.part("api key");
-    let api: Api<Secret> = Api::namespaced(process.client.clone(), &process.config.release_namespace);
+    let api: Api<Secret> =
+        Api::namespaced(process.client.clone(), &process.config.release_namespace);
     let (follower, name, shared) = (keys.clone(), name.to_owned(), process.clone());
     task(process, "api key", async move {
         let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let stream = watcher(api, config).default_backoff().applied_objects().take_until(shared.shutdown.cancelled());
+        let stream = watcher(api, config)
+            .default_backoff()
+            .applied_objects()
+            .take_until(shared.shutdown.cancelled());
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
-            let bytes = event.ok().and_then(|s| s.data).and_then(|mut d| d.remove(API_KEY_VARIABLE));
-            let Some(text) = bytes.and_then(|b| String::from_utf8(b.0).ok()).map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()) else {
+            let bytes = event
+                .ok()
+                .and_then(|s| s.data)
+                .and_then(|mut d| d.remove(API_KEY_VARIABLE));
+            let Some(text) = bytes
+                .and_then(|b| String::from_utf8(b.0).ok())
+                .map(|t| t.trim().to_owned())
+                .filter(|t| !t.is_empty())
+            else {
                 tracing::warn!(secret = %name, "the Secret with the API key is not there or lacks {API_KEY_VARIABLE}: calls are refused unless a key was read before");
                 continue;
             };

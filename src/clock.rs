@@ -20,19 +20,30 @@ pub struct Clock {
 
 impl Clock {
     /// The system's clocks. Under tokio's paused time `monotonic` and `sleep` are virtual.
-    #[allow(clippy::disallowed_methods, reason = "this is the file that reads clocks")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads clocks"
+    )]
     pub fn system() -> Self {
-        Self { origin: tokio::time::Instant::now() }
+        Self {
+            origin: tokio::time::Instant::now(),
+        }
     }
 
     /// Wall time, for objects and people.
-    #[allow(clippy::disallowed_methods, reason = "this is the file that reads clocks")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads clocks"
+    )]
     pub fn now(&self) -> jiff::Timestamp {
         jiff::Timestamp::now()
     }
 
     /// Time since this clock was made; never falls.
-    #[allow(clippy::disallowed_methods, reason = "this is the file that reads clocks")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads clocks"
+    )]
     pub fn monotonic(&self) -> Monotonic {
         tokio::time::Instant::now().duration_since(self.origin)
     }
@@ -51,14 +62,21 @@ pub struct Rng {
 
 impl Rng {
     /// Seeded from the system.
-    #[allow(clippy::disallowed_methods, reason = "this is the file that reads entropy")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the file that reads entropy"
+    )]
     pub fn system() -> Self {
-        Self { inner: Arc::new(Mutex::new(StdRng::from_rng(&mut rand::rng()))) }
+        Self {
+            inner: Arc::new(Mutex::new(StdRng::from_rng(&mut rand::rng()))),
+        }
     }
 
     /// Seeded: the same numbers each time.
     pub fn seeded(seed: u64) -> Self {
-        Self { inner: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
+        Self {
+            inner: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
+        }
     }
 
     /// Random bytes.
@@ -68,7 +86,11 @@ impl Rng {
 
     /// A number in `0..bound`; 0 where `bound` is 0.
     pub fn below(&self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { self.with(|rng| rng.random_range(0..bound)) }
+        if bound == 0 {
+            0
+        } else {
+            self.with(|rng| rng.random_range(0..bound))
+        }
     }
 
     /// A factor in `0.0..1.0`.
@@ -77,7 +99,10 @@ impl Rng {
     }
 
     fn with<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
-        let mut rng = self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut rng = self
+            .inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         draw(&mut rng)
     }
 }

@@ -33,8 +33,15 @@ fn crds(kind: Option<&str>) -> ExitCode {
 fn print_crds(kind: Option<&str>) -> Result<()> {
     let all = agentpool::api::crds();
     let known: Vec<String> = all.iter().map(|c| c.spec.names.kind.clone()).collect();
-    let chosen: Vec<_> = all.into_iter().filter(|c| kind.is_none_or(|k| c.spec.names.kind == k)).collect();
-    anyhow::ensure!(!chosen.is_empty(), "--kind: there is no such kind; known: {}", known.join(", "));
+    let chosen: Vec<_> = all
+        .into_iter()
+        .filter(|c| kind.is_none_or(|k| c.spec.names.kind == k))
+        .collect();
+    anyhow::ensure!(
+        !chosen.is_empty(),
+        "--kind: there is no such kind; known: {}",
+        known.join(", ")
+    );
     for (index, crd) in chosen.iter().enumerate() {
         let separator = if index > 0 { "---\n" } else { "" };
         print!("{separator}{}", agentpool::api::to_yaml(crd)?);

@@ -4,6 +4,7 @@
 //! server's own message for a violated `oneOf` does not say what to do, a rule's message does.
 //! Defaults that depend on the provider or the environment are no schema defaults: they apply in
 //! `domain::template` and show in `status.resolved`.
+#![allow(clippy::duplicated_attributes, reason = "each printer column names its type")]
 
 use std::collections::BTreeMap;
 
@@ -25,17 +26,63 @@ use serde::{Deserialize, Serialize};
     status = "AgentPoolStatus",
     derive = "PartialEq",
     doc = "A warm pool of AI agents outside the cluster: the operator keeps spec.minIdle of them built, verified clean and waiting.",
-    scale(spec_replicas_path = ".spec.minIdle", status_replicas_path = ".status.idle", label_selector_path = ".status.selector"),
-    printcolumn(name = "Environment", type_ = "string", json_path = ".spec.environment"),
+    scale(
+        spec_replicas_path = ".spec.minIdle",
+        status_replicas_path = ".status.idle",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Environment",
+        type_ = "string",
+        json_path = ".spec.environment"
+    ),
     printcolumn(name = "Provider", type_ = "string", json_path = ".status.provider"),
-    printcolumn(name = "Idle", type_ = "integer", json_path = ".status.idle", description = "Agents ready to be claimed"),
-    printcolumn(name = "Min", type_ = "integer", json_path = ".spec.minIdle", description = "Agents that should be ready"),
-    printcolumn(name = "Provisioning", type_ = "integer", json_path = ".status.provisioning", description = "Agents being built"),
-    printcolumn(name = "Claimed", type_ = "integer", json_path = ".status.claimed", description = "Agents in use"),
-    printcolumn(name = "Crashed", type_ = "integer", json_path = ".status.crashed", description = "Agents that died in use"),
-    printcolumn(name = "Max", type_ = "integer", json_path = ".spec.maxTotal", description = "The most agents at one time"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Idle",
+        type_ = "integer",
+        json_path = ".status.idle",
+        description = "Agents ready to be claimed"
+    ),
+    printcolumn(
+        name = "Min",
+        type_ = "integer",
+        json_path = ".spec.minIdle",
+        description = "Agents that should be ready"
+    ),
+    printcolumn(
+        name = "Provisioning",
+        type_ = "integer",
+        json_path = ".status.provisioning",
+        description = "Agents being built"
+    ),
+    printcolumn(
+        name = "Claimed",
+        type_ = "integer",
+        json_path = ".status.claimed",
+        description = "Agents in use"
+    ),
+    printcolumn(
+        name = "Crashed",
+        type_ = "integer",
+        json_path = ".status.crashed",
+        description = "Agents that died in use"
+    ),
+    printcolumn(
+        name = "Max",
+        type_ = "integer",
+        json_path = ".spec.maxTotal",
+        description = "The most agents at one time"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -55,7 +102,10 @@ use serde::{Deserialize, Serialize};
 pub struct AgentPoolSpec {
     /// The environment the agents belong to, such as dev, staging or production. `production` changes defaults: the
     /// XMTP network, the branch, which invite links are accepted, the dashboard's badge.
-    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
+    )]
     pub environment: String,
     /// The environment's short code in the agents' names, 1 to 4 of `a-z0-9`. Needed for environments other than dev,
     /// development, staging and production, which have one: dev, dev, stg, prod.
@@ -64,7 +114,10 @@ pub struct AgentPoolSpec {
     pub environment_code: Option<String>,
     /// The first part of the agents' names at the provider. Default `convos-agent`, at most 14 characters.
     #[serde(default = "default_name_prefix")]
-    #[schemars(length(min = 1, max = 14), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 14),
+        regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+    )]
     pub name_prefix: String,
     /// How many agents stand ready, built and verified clean. Default 3. Lowering it removes nothing: idle agents go
     /// only when they are claimed, drained or replaced.
@@ -212,7 +265,10 @@ fn default_backoff() -> i32 {
 
 impl Default for CircuitBreaker {
     fn default() -> Self {
-        Self { failures: default_failures(), backoff_seconds: default_backoff() }
+        Self {
+            failures: default_failures(),
+            backoff_seconds: default_backoff(),
+        }
     }
 }
 
@@ -547,7 +603,10 @@ pub enum EnvProfile {
 )]
 pub struct EnvVar {
     /// The variable's name.
-    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+    #[schemars(
+        length(min = 1, max = 255),
+        regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$")
+    )]
     pub name: String,
     /// Its value. An empty value is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -894,7 +953,11 @@ fn one() -> i32 {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { strategy: RolloutStrategy::default(), max_unavailable: 1, max_surge: 1 }
+        Self {
+            strategy: RolloutStrategy::default(),
+            max_unavailable: 1,
+            max_surge: 1,
+        }
     }
 }
 

@@ -204,8 +204,15 @@ pub fn set_condition(
     };
     match conditions.iter_mut().find(|c| c.type_ == new.type_) {
         Some(old) => {
-            let kept = if old.status == new.status { old.last_transition_time.clone() } else { new.last_transition_time.clone() };
-            *old = Condition { last_transition_time: kept, ..new };
+            let kept = if old.status == new.status {
+                old.last_transition_time.clone()
+            } else {
+                new.last_transition_time.clone()
+            };
+            *old = Condition {
+                last_transition_time: kept,
+                ..new
+            };
         }
         None => conditions.push(new),
     }
@@ -222,20 +229,63 @@ mod tests {
 
     #[test]
     fn transition_time_moves_only_with_the_status() {
-        let (t0, t1) = (jiff::Timestamp::from_second(10).unwrap(), jiff::Timestamp::from_second(20).unwrap());
+        let (t0, t1) = (
+            jiff::Timestamp::from_second(10).unwrap(),
+            jiff::Timestamp::from_second(20).unwrap(),
+        );
         let mut list = vec![];
-        set_condition(&mut list, ConditionType::Ready, Truth::False, Reason::Creating, "a", Some(1), t0);
-        set_condition(&mut list, ConditionType::Ready, Truth::False, Reason::Booting, "b", Some(2), t1);
+        set_condition(
+            &mut list,
+            ConditionType::Ready,
+            Truth::False,
+            Reason::Creating,
+            "a",
+            Some(1),
+            t0,
+        );
+        set_condition(
+            &mut list,
+            ConditionType::Ready,
+            Truth::False,
+            Reason::Booting,
+            "b",
+            Some(2),
+            t1,
+        );
         let ready = find(&list, ConditionType::Ready).unwrap();
-        assert_eq!((ready.last_transition_time.0, ready.reason.as_str(), ready.observed_generation), (t0, "Booting", Some(2)));
-        set_condition(&mut list, ConditionType::Ready, Truth::True, Reason::Idle, "", Some(2), t1);
-        assert_eq!(find(&list, ConditionType::Ready).unwrap().last_transition_time.0, t1);
+        assert_eq!(
+            (
+                ready.last_transition_time.0,
+                ready.reason.as_str(),
+                ready.observed_generation
+            ),
+            (t0, "Booting", Some(2))
+        );
+        set_condition(
+            &mut list,
+            ConditionType::Ready,
+            Truth::True,
+            Reason::Idle,
+            "",
+            Some(2),
+            t1,
+        );
+        assert_eq!(
+            find(&list, ConditionType::Ready)
+                .unwrap()
+                .last_transition_time
+                .0,
+            t1
+        );
         assert_eq!(list.len(), 1);
     }
 
     #[test]
     fn reasons_read_back() {
-        assert_eq!(Reason::parse(Reason::StatusLost.as_str()), Some(Reason::StatusLost));
+        assert_eq!(
+            Reason::parse(Reason::StatusLost.as_str()),
+            Some(Reason::StatusLost)
+        );
         assert_eq!(Reason::parse("nonsense"), None);
     }
 }

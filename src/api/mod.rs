@@ -45,13 +45,19 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 /// of YAML 1.2, does not do by itself.
 pub fn to_yaml(crd: &CustomResourceDefinition) -> Result<String, serde_yaml::Error> {
     let text = serde_yaml::to_string(crd)?;
-    Ok(text.lines().map(|line| quote_boolean(line) + "\n").collect())
+    Ok(text
+        .lines()
+        .map(|line| quote_boolean(line) + "\n")
+        .collect())
 }
 
 fn quote_boolean(line: &str) -> String {
     for mark in ["- ", ": "] {
         if let Some((before, word)) = line.rsplit_once(mark)
-            && matches!(word, "Off" | "On" | "Yes" | "No" | "off" | "on" | "yes" | "no" | "y" | "n" | "Y" | "N")
+            && matches!(
+                word,
+                "Off" | "On" | "Yes" | "No" | "off" | "on" | "yes" | "no" | "y" | "n" | "Y" | "N"
+            )
         {
             return format!("{before}{mark}\"{word}\"");
         }
@@ -75,7 +81,10 @@ fn strip(value: &mut Value) {
             if map.get("nullable") == Some(&Value::Bool(true)) {
                 map.remove("nullable");
             }
-            if matches!(map.get("format").and_then(Value::as_str), Some("uint32" | "uint64" | "uint8" | "uint16")) {
+            if matches!(
+                map.get("format").and_then(Value::as_str),
+                Some("uint32" | "uint64" | "uint8" | "uint16")
+            ) {
                 map.remove("format");
             }
             map.values_mut().for_each(strip);

@@ -21,14 +21,21 @@ pub const DEFAULT_NAME_PREFIX: &str = "convos-agent";
 ///
 /// The bytes are reduced modulo 36; the slight bias is of no consequence for an id.
 pub fn id_from_bytes(bytes: &[u8; ID_LENGTH]) -> String {
-    bytes.iter().map(|b| char::from(ID_ALPHABET[usize::from(*b) % ID_ALPHABET.len()])).collect()
+    bytes
+        .iter()
+        .map(|b| char::from(ID_ALPHABET[usize::from(*b) % ID_ALPHABET.len()]))
+        .collect()
 }
 
 /// The name of the AgentInstance object for an id: the id itself where legal, else `i-` and 10 hex of its SHA-256.
 ///
 /// Legal is a DNS-1123 label, so that the name may also serve as a label value and in host names.
 pub fn object_name(id: &str) -> String {
-    if is_dns_label(id) { id.to_owned() } else { format!("i-{}", &sha256_hex(id.as_bytes())[..10]) }
+    if is_dns_label(id) {
+        id.to_owned()
+    } else {
+        format!("i-{}", &sha256_hex(id.as_bytes())[..10])
+    }
 }
 
 /// The code of an environment in provider-side names; `None` where the environment has none of its own and
@@ -73,10 +80,22 @@ pub fn owner_mark(cluster_id: &str, namespace: &str, id: &str) -> String {
 /// A label value for a name: the name itself where it is one, else 63 or fewer characters with a hash.
 pub fn label_value(name: &str) -> String {
     let legal = name.len() <= 63
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
-        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && name.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric());
-    if legal { name.to_owned() } else { format!("h-{}", &sha256_hex(name.as_bytes())[..20]) }
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|b| b.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .last()
+            .is_some_and(|b| b.is_ascii_alphanumeric());
+    if legal {
+        name.to_owned()
+    } else {
+        format!("h-{}", &sha256_hex(name.as_bytes())[..20])
+    }
 }
 
 /// Lower-case hex of the SHA-256 of `bytes`.
@@ -86,12 +105,14 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 
 /// Lower-case hex of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        out.push(char::from(DIGITS[usize::from(b >> 4)]));
-        out.push(char::from(DIGITS[usize::from(b & 15)]));
-        out
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, b| {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            out.push(char::from(DIGITS[usize::from(b >> 4)]));
+            out.push(char::from(DIGITS[usize::from(b & 15)]));
+            out
+        })
 }
 
 fn is_dns_label(s: &str) -> bool {
@@ -137,9 +158,18 @@ mod tests {
     #[test]
     fn slugs_are_cut_and_clean() {
         let slug = |s| claimed_provider_name("stg", s, "0123456789ab");
-        assert_eq!(slug("Tokyo Trip Planner").unwrap(), "stg-tokyo-trip-pla-0123456789ab");
-        assert_eq!(slug("Tokyo  --  Trip").unwrap(), "stg-tokyo-trip-0123456789ab");
-        assert_eq!(slug("thirteenchars !").unwrap(), "stg-thirteenchars-0123456789ab");
+        assert_eq!(
+            slug("Tokyo Trip Planner").unwrap(),
+            "stg-tokyo-trip-pla-0123456789ab"
+        );
+        assert_eq!(
+            slug("Tokyo  --  Trip").unwrap(),
+            "stg-tokyo-trip-0123456789ab"
+        );
+        assert_eq!(
+            slug("thirteenchars !").unwrap(),
+            "stg-thirteenchars-0123456789ab"
+        );
         assert_eq!(slug("…日本"), None);
         assert_eq!(slug(""), None);
     }

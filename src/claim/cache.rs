@@ -47,7 +47,14 @@ struct Listed {
 impl Candidates {
     /// Candidates from the watch cache.
     pub fn new(client: Client, instances: Store<AgentInstance>, clock: Clock, rng: Rng) -> Self {
-        Self { client, instances, clock, rng, used: Mutex::default(), lists: Mutex::default() }
+        Self {
+            client,
+            instances,
+            clock,
+            rng,
+            used: Mutex::default(),
+            lists: Mutex::default(),
+        }
     }
 
     fn used<T>(&self, work: impl FnOnce(&mut Used) -> T) -> T {
@@ -64,7 +71,9 @@ impl Candidates {
     pub fn take(&self, pool: &AgentPool, runtime: Option<&str>) -> Option<Arc<AgentInstance>> {
         let namespace = pool.namespace();
         let name = pool.name_any();
-        let mine = |i: &Arc<AgentInstance>| i.metadata.namespace == namespace && i.spec.pool_ref.name == name && is_kind(i, runtime);
+        let mine = |i: &Arc<AgentInstance>| {
+            i.metadata.namespace == namespace && i.spec.pool_ref.name == name && is_kind(i, runtime)
+        };
         let all = self.instances.state().into_iter().filter(mine).collect();
         self.take_from(judgement::in_order(all, pool.spec.claim.order))
     }
@@ -72,7 +81,11 @@ impl Candidates {
     /// Takes one of the given candidates.
     pub fn take_from(&self, candidates: Vec<Arc<AgentInstance>>) -> Option<Arc<AgentInstance>> {
         self.used(|used| {
-            let free: Vec<_> = candidates.into_iter().filter(|i| used.is_free(i)).take(judgement::window(used.in_flight)).collect();
+            let free: Vec<_> = candidates
+                .into_iter()
+                .filter(|i| used.is_free(i))
+                .take(judgement::window(used.in_flight))
+                .collect();
             let chosen = free.get(self.rng.below(free.len()))?.clone();
             used.taken.insert(uid(&chosen));
             Some(chosen)
@@ -91,9 +104,20 @@ impl Candidates {
     }
 
     /// Candidates by a direct list that was begun after `arrived`; of those who ask at the same time one lists.
-    pub async fn list(&self, pool: &AgentPool, runtime: Option<&str>, arrived: Monotonic) -> Result<Vec<Arc<AgentInstance>>, K8sError> {
+    pub async fn list(
+        &self,
+        pool: &AgentPool,
+        runtime: Option<&str>,
+        arrived: Monotonic,
+    ) -> Result<Vec<Arc<AgentInstance>>, K8sError> {
         let key = (pool.namespace().unwrap_or_default(), pool.name_any());
-        let cell = self.lists.lock().unwrap_or_else(PoisonError::into_inner).entry(key.clone()).or_default().clone();
+        let cell = self
+            .lists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(key.clone())
+            .or_default()
+            .clone();
         let mut last = cell.lock().await;
         if let Some(listed) = last.as_ref().filter(|l| l.begun >= arrived) {
             return Ok(filtered(&listed.found, runtime));
@@ -106,21 +130,40 @@ impl Candidates {
         let api: Api<AgentInstance> = Api::namespaced(self.client.clone(), &key.0);
         let params = ListParams::default()
             .labels(&format!("!{LABEL_PROTECTED}"))
-            .fields(&format!("spec.poolRef.name={},status.phase=Idle,spec.claim.id=", key.1))
+            .fields(&format!(
+                "spec.poolRef.name={},status.phase=Idle,spec.claim.id=",
+                key.1
+            ))
             .limit(LIST_LIMIT);
-        let list = within(CALL_LIMIT, || format!("list idle instances of pool {}", key.1), api.list(&params)).await?;
+        let list = within(
+            CALL_LIMIT,
+            || format!("list idle instances of pool {}", key.1),
+            api.list(&params),
+        )
+        .await?;
         let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
-        *last = Some(Listed { begun, found: found.clone() });
+        *last = Some(Listed {
+            begun,
+            found: found.clone(),
+        });
         Ok(filtered(&found, runtime))
     }
 }
 
 fn filtered(found: &[Arc<AgentInstance>], runtime: Option<&str>) -> Vec<Arc<AgentInstance>> {
-    found.iter().filter(|i| crate::domain::instance::phase::is_claimable(i) && is_kind(i, runtime)).cloned().collect()
+    found
+        .iter()
+        .filter(|i| crate::domain::instance::phase::is_claimable(i) && is_kind(i, runtime))
+        .cloned()
+        .collect()
 }
 
 fn is_kind(instance: &AgentInstance, wanted: Option<&str>) -> bool {
-    let kind = instance.status.as_ref().and_then(|s| s.runtime.as_ref()).and_then(|r| r.kind.as_deref());
+    let kind = instance
+        .status
+        .as_ref()
+        .and_then(|s| s.runtime.as_ref())
+        .and_then(|r| r.kind.as_deref());
     wanted.is_none_or(|w| kind == Some(w))
 }
 
@@ -136,7 +179,11 @@ fn uid(instance: &AgentInstance) -> String {
 }
 
 fn version(instance: &AgentInstance) -> String {
-    instance.metadata.resource_version.clone().unwrap_or_default()
+    instance
+        .metadata
+        .resource_version
+        .clone()
+        .unwrap_or_default()
 }
 
 /// A claim in flight.
@@ -146,6 +193,7 @@ pub struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.of.used(|u| u.in_flight = u.in_flight.saturating_sub(1));
+        self.of
+            .used(|u| u.in_flight = u.in_flight.saturating_sub(1));
     }
 }

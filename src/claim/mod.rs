@@ -89,5 +89,9 @@ pub enum ClaimError {
 pub trait Claims: Send + Sync {
     /// Hands out one agent of the pool, or says why not. Ends in Claimed or in a replaced agent even if the caller's
     /// future is dropped: the work runs in a task of its own.
-    async fn claim(&self, pool: &AgentPool, request: ClaimRequest) -> Result<ClaimAnswer, ClaimError>;
+    async fn claim(
+        &self,
+        pool: &AgentPool,
+        request: ClaimRequest,
+    ) -> Result<ClaimAnswer, ClaimError>;
 }

@@ -64,17 +64,38 @@ impl ClaimService {
         holder: String,
         tasks: TaskTracker,
     ) -> Self {
-        Self { inner: Arc::new(Inner { client, candidates, runtime, root_keys, clock, rng, holder }), tasks }
+        Self {
+            inner: Arc::new(Inner {
+                client,
+                candidates,
+                runtime,
+                root_keys,
+                clock,
+                rng,
+                holder,
+            }),
+            tasks,
+        }
     }
 }
 
 #[async_trait]
 impl Claims for ClaimService {
-    async fn claim(&self, pool: &AgentPool, request: ClaimRequest) -> Result<ClaimAnswer, ClaimError> {
+    async fn claim(
+        &self,
+        pool: &AgentPool,
+        request: ClaimRequest,
+    ) -> Result<ClaimAnswer, ClaimError> {
         let (inner, pool) = (self.inner.clone(), pool.clone());
         // A task of its own: the claim ends in Claimed or in a settled agent even if the caller goes away.
-        let work = self.tasks.spawn(async move { inner.claim(&pool, request).await });
-        work.await.unwrap_or_else(|e| Err(ClaimError::Cluster(format!("the claim's task ended early: {e}"))))
+        let work = self
+            .tasks
+            .spawn(async move { inner.claim(&pool, request).await });
+        work.await.unwrap_or_else(|e| {
+            Err(ClaimError::Cluster(format!(
+                "the claim's task ended early: {e}"
+            )))
+        })
     }
 }
 
@@ -100,7 +121,11 @@ enum Attempt {
 }
 
 impl Inner {
-    async fn claim(&self, pool: &AgentPool, request: ClaimRequest) -> Result<ClaimAnswer, ClaimError> {
+    async fn claim(
+        &self,
+        pool: &AgentPool,
+        request: ClaimRequest,
+    ) -> Result<ClaimAnswer, ClaimError> {
         if pool.spec.paused.contains(&Pausable::Claims) {
             return Err(ClaimError::Paused(pool.name_any()));
         }
@@ -108,7 +133,9 @@ impl Inner {
         let mut run = self.begin(pool, request).await?;
         let mut failure = None;
         for _ in 0..=FURTHER {
-            let Some(reserved) = self.reserve_one(&run).await? else { break };
+            let Some(reserved) = self.reserve_one(&run).await? else {
+                break;
+            };
             match self.attempt(&run, reserved).await {
                 Attempt::Answer(answer) => return Ok(*answer),
                 Attempt::Stop(error) => return Err(error),
@@ -124,14 +151,23 @@ impl Inner {
         names::id_from_bytes(&self.rng.bytes())
     }
 
-    async fn begin<'a>(&self, pool: &'a AgentPool, request: ClaimRequest) -> Result<Run<'a>, ClaimError> {
+    async fn begin<'a>(
+        &self,
+        pool: &'a AgentPool,
+        request: ClaimRequest,
+    ) -> Result<Run<'a>, ClaimError> {
         let arrived = self.clock.monotonic();
-        let limit = Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(150));
+        let limit =
+            Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(150));
         let shared_key = match &pool.spec.runtime.shared_key_secret_ref {
             Some(reference) => Some(
-                secret::value(&self.client, &pool.namespace().unwrap_or_default(), reference)
-                    .await
-                    .map_err(|e| ClaimError::Cluster(e.to_string()))?,
+                secret::value(
+                    &self.client,
+                    &pool.namespace().unwrap_or_default(),
+                    reference,
+                )
+                .await
+                .map_err(|e| ClaimError::Cluster(e.to_string()))?,
             ),
             None => None,
         };
@@ -152,7 +188,10 @@ impl Inner {
     }
 
     fn api(&self, run: &Run<'_>) -> Api<AgentInstance> {
-        Api::namespaced(self.client.clone(), &run.pool.namespace().unwrap_or_default())
+        Api::namespaced(
+            self.client.clone(),
+            &run.pool.namespace().unwrap_or_default(),
+        )
     }
 
     // ---- reserve ----------------------------------------------------------------------------------------------
@@ -175,10 +214,18 @@ impl Inner {
         Ok(None)
     }
 
-    async fn listed(&self, run: &Run<'_>, runtime: Option<&str>) -> Result<Option<Arc<AgentInstance>>, ClaimError> {
+    async fn listed(
+        &self,
+        run: &Run<'_>,
+        runtime: Option<&str>,
+    ) -> Result<Option<Arc<AgentInstance>>, ClaimError> {
         let mut since = run.arrived;
         while !self.left(run).is_zero() {
-            let listed = self.candidates.list(run.pool, runtime, since).await.map_err(|e| cluster(&e))?;
+            let listed = self
+                .candidates
+                .list(run.pool, runtime, since)
+                .await
+                .map_err(|e| cluster(&e))?;
             if listed.is_empty() {
                 return Ok(None);
             }
@@ -194,11 +241,17 @@ impl Inner {
     }
 
     /// The one conditional write. `None`: somebody else was first, or it is no longer what it was.
-    async fn reserve(&self, run: &Run<'_>, candidate: &AgentInstance) -> Result<Option<AgentInstance>, ClaimError> {
+    async fn reserve(
+        &self,
+        run: &Run<'_>,
+        candidate: &AgentInstance,
+    ) -> Result<Option<AgentInstance>, ClaimError> {
         let claim = self.claim_of(run);
         let api = self.api(run);
         let result = match patch::reserve(&api, candidate, &claim).await {
-            Err(e) if e.is_conflict() || matches!(e, K8sError::Timeout { .. }) => self.reread(&api, candidate, &run.id).await,
+            Err(e) if e.is_conflict() || matches!(e, K8sError::Timeout { .. }) => {
+                self.reread(&api, candidate, &run.id).await
+            }
             Err(e) if e.is_gone() || e.is_invalid() => Ok(None),
             other => other.map(Some),
         };
@@ -208,9 +261,19 @@ impl Inner {
     }
 
     /// After a 409: the client repeats a 504 by itself, so our own success can come back as a conflict.
-    async fn reread(&self, api: &Api<AgentInstance>, candidate: &AgentInstance, id: &str) -> Result<Option<AgentInstance>, K8sError> {
+    async fn reread(
+        &self,
+        api: &Api<AgentInstance>,
+        candidate: &AgentInstance,
+        id: &str,
+    ) -> Result<Option<AgentInstance>, K8sError> {
         let name = candidate.name_any();
-        let read = crate::k8s::error::within(crate::k8s::CALL_LIMIT, || format!("read {name}"), api.get_opt(&name)).await?;
+        let read = crate::k8s::error::within(
+            crate::k8s::CALL_LIMIT,
+            || format!("read {name}"),
+            api.get_opt(&name),
+        )
+        .await?;
         Ok(read.filter(|i| i.spec.claim.as_ref().is_some_and(|c| c.id == id)))
     }
 
@@ -238,49 +301,93 @@ impl Inner {
             Ok(found) => found,
             Err(text) => return self.back(run, &reserved, text).await,
         };
-        let probe = self.runtime.status(&agent, dialect, VERIFY_LIMIT.min(self.left(run))).await;
+        let probe = self
+            .runtime
+            .status(&agent, dialect, VERIFY_LIMIT.min(self.left(run)))
+            .await;
         let allow = run.pool.spec.runtime.allow_unknown_clean;
-        if let Err(text) = judgement::may_be_called(&probe, dialect, allow, reserved.spec.turn == 1) {
+        if let Err(text) = judgement::may_be_called(&probe, dialect, allow, reserved.spec.turn == 1)
+        {
             return self.back(run, &reserved, text).await;
         }
-        let limit = Duration::from_secs(u64::try_from(run.pool.spec.claim.call_timeout_seconds).unwrap_or(75));
+        let limit = Duration::from_secs(
+            u64::try_from(run.pool.spec.claim.call_timeout_seconds).unwrap_or(75),
+        );
         // Never longer than what is left of the deadline: whoever comes next may settle the agent after it.
         let limit = limit.min(self.left(run));
         if limit < Duration::from_secs(1) {
-            return self.back(run, &reserved, "no time left within the claim's deadline".to_owned()).await;
+            return self
+                .back(
+                    run,
+                    &reserved,
+                    "no time left within the claim's deadline".to_owned(),
+                )
+                .await;
         }
-        let outcome = self.runtime.claim(&agent, dialect, &call_of(run), limit).await;
+        let outcome = self
+            .runtime
+            .claim(&agent, dialect, &call_of(run), limit)
+            .await;
         let join = run.request.join_url.is_some();
         match judgement::settle(&outcome, dialect) {
             Settlement::Keep => self.keep(run, &reserved, &outcome, agent).await,
             Settlement::Back(text) => match self.back(run, &reserved, text).await {
-                Attempt::Next(error) if !judgement::may_go_on(&outcome, join) => Attempt::Stop(refused(error, &outcome)),
+                Attempt::Next(error) if !judgement::may_go_on(&outcome, join) => {
+                    Attempt::Stop(refused(error, &outcome))
+                }
                 other => other,
             },
             Settlement::Replace(text) => {
                 self.replace(run, &reserved).await;
                 let error = failed(&reserved, text);
-                if judgement::may_go_on(&outcome, join) { Attempt::Next(error) } else { Attempt::Stop(refused(error, &outcome)) }
+                if judgement::may_go_on(&outcome, join) {
+                    Attempt::Next(error)
+                } else {
+                    Attempt::Stop(refused(error, &outcome))
+                }
             }
         }
     }
 
     fn agent(&self, run: &Run<'_>, reserved: &AgentInstance) -> Result<(Agent, Dialect), String> {
-        let status = reserved.status.as_ref().ok_or("the instance has no status")?;
+        let status = reserved
+            .status
+            .as_ref()
+            .ok_or("the instance has no status")?;
         let url = status.url.clone().ok_or("the instance has no address")?;
-        let dialect = status.runtime.as_ref().and_then(|r| r.dialect.as_deref()).and_then(Dialect::parse).ok_or("the agent's dialect is not known")?;
+        let dialect = status
+            .runtime
+            .as_ref()
+            .and_then(|r| r.dialect.as_deref())
+            .and_then(Dialect::parse)
+            .ok_or("the agent's dialect is not known")?;
         let token = match run.pool.spec.runtime.auth {
             RuntimeAuth::None => None,
             RuntimeAuth::Shared => run.shared_key.clone(),
-            RuntimeAuth::Instance => Some(self.token(reserved).ok_or("the agent's token cannot be derived: its root key is gone")?),
+            RuntimeAuth::Instance => Some(
+                self.token(reserved)
+                    .ok_or("the agent's token cannot be derived: its root key is gone")?,
+            ),
         };
-        Ok((Agent { url, token, shared_key: run.shared_key.clone() }, dialect))
+        Ok((
+            Agent {
+                url,
+                token,
+                shared_key: run.shared_key.clone(),
+            },
+            dialect,
+        ))
     }
 
     fn token(&self, instance: &AgentInstance) -> Option<SecretString> {
         let status = instance.status.as_ref();
         let n = status.and_then(|s| s.token_seq).unwrap_or(1);
-        self.root_keys.get()?.token(Purpose::Gateway, &instance.spec.id, n, status.and_then(|s| s.token_key.as_deref()))
+        self.root_keys.get()?.token(
+            Purpose::Gateway,
+            &instance.spec.id,
+            n,
+            status.and_then(|s| s.token_key.as_deref()),
+        )
     }
 
     /// Nothing was done to the agent: the claim is cleared and the turn raised, so that it is proven anew.
@@ -329,7 +436,13 @@ impl Inner {
     }
 
     /// Bound, or waiting: recorded, and only then answered.
-    async fn keep(&self, run: &Run<'_>, reserved: &AgentInstance, outcome: &ClaimOutcome, agent: Agent) -> Attempt {
+    async fn keep(
+        &self,
+        run: &Run<'_>,
+        reserved: &AgentInstance,
+        outcome: &ClaimOutcome,
+        agent: Agent,
+    ) -> Attempt {
         let now = self.clock.now();
         let claim = claim_status(run, outcome, now);
         let new = status::claimed(reserved, claim.clone(), now);
@@ -340,7 +453,9 @@ impl Inner {
                 Ok(_) => break,
                 // The test failed, or the object is gone: not ours any more. Whoever comes next settles it.
                 Err(e) if e.is_invalid() || e.is_gone() => return Attempt::Stop(cluster(&e)),
-                Err(e) if self.left(run) < Duration::from_millis(200) => return Attempt::Stop(cluster(&e)),
+                Err(e) if self.left(run) < Duration::from_millis(200) => {
+                    return Attempt::Stop(cluster(&e));
+                }
                 Err(e) => {
                     tracing::warn!(instance = %name, error = %e, "claim not recorded yet; again");
                     self.clock.sleep(Duration::from_millis(100)).await;
@@ -384,7 +499,13 @@ fn claim_status(run: &Run<'_>, outcome: &ClaimOutcome, now: jiff::Timestamp) -> 
         claimed_at: Some(Time(now)),
         source_branch: None,
     };
-    if let ClaimOutcome::Bound { conversation_id, invite_url, invite_slug, joined } = outcome {
+    if let ClaimOutcome::Bound {
+        conversation_id,
+        invite_url,
+        invite_slug,
+        joined,
+    } = outcome
+    {
         status.outcome = phase::OUTCOME_BOUND.to_owned();
         status.conversation_id = Some(conversation_id.clone());
         status.invite_url = invite_url.clone().or(status.invite_url);
@@ -395,15 +516,25 @@ fn claim_status(run: &Run<'_>, outcome: &ClaimOutcome, now: jiff::Timestamp) -> 
 }
 
 fn failed(instance: &AgentInstance, text: String) -> ClaimError {
-    ClaimError::ProvisionFailed { instance_id: instance.spec.id.clone(), message: status::cut(&text, 1500) }
+    ClaimError::ProvisionFailed {
+        instance_id: instance.spec.id.clone(),
+        message: status::cut(&text, 1500),
+    }
 }
 
 /// A request that the agent refused as such is the caller's to mend.
 fn refused(error: ClaimError, outcome: &ClaimOutcome) -> ClaimError {
     match (error, outcome) {
-        (ClaimError::ProvisionFailed { instance_id, message }, ClaimOutcome::Refused(Refusal::Invalid(_))) => {
-            ClaimError::Invalid { instance_id, message }
-        }
+        (
+            ClaimError::ProvisionFailed {
+                instance_id,
+                message,
+            },
+            ClaimOutcome::Refused(Refusal::Invalid(_)),
+        ) => ClaimError::Invalid {
+            instance_id,
+            message,
+        },
         (error, _) => error,
     }
 }

@@ -56,7 +56,11 @@ pub enum Environment {
 /// Makes a provider for a scope. `app` brings the real ones.
 pub trait Connect: Send + Sync {
     /// A provider that works in a scope with a credential.
-    fn connect(&self, scope: &Scope, credential: SecretString) -> Result<Arc<dyn AgentProvider>, Trouble>;
+    fn connect(
+        &self,
+        scope: &Scope,
+        credential: SecretString,
+    ) -> Result<Arc<dyn AgentProvider>, Trouble>;
     /// What of a template this version cannot build, in words; `None`: nothing.
     fn unsupported(&self, template: &Template) -> Option<String>;
 }
@@ -92,7 +96,13 @@ pub struct Fleet {
 impl Fleet {
     /// An empty fleet.
     pub fn new(client: Client, clock: Clock, connect: Arc<dyn Connect>) -> Self {
-        Self { client, clock, connect, cells: Mutex::default(), templates: Mutex::default() }
+        Self {
+            client,
+            clock,
+            connect,
+            cells: Mutex::default(),
+            templates: Mutex::default(),
+        }
     }
 
     /// What of a template this version cannot build.
@@ -101,11 +111,21 @@ impl Fleet {
     }
 
     fn cell(&self, scope: &Scope) -> Arc<tokio::sync::Mutex<Cell>> {
-        self.cells.lock().unwrap_or_else(PoisonError::into_inner).entry(scope.clone()).or_default().clone()
+        self.cells
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(scope.clone())
+            .or_default()
+            .clone()
     }
 
     /// The provider of a scope; its Secret is read again where `fresh`.
-    async fn connection(&self, scope: &Scope, cell: &mut Cell, fresh: bool) -> Result<Arc<dyn AgentProvider>, Trouble> {
+    async fn connection(
+        &self,
+        scope: &Scope,
+        cell: &mut Cell,
+        fresh: bool,
+    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
         if let Some((_, provider)) = cell.connection.as_ref().filter(|_| !fresh) {
             return Ok(provider.clone());
         }
@@ -160,12 +180,20 @@ impl Fleet {
     }
 
     /// A listing of the scope that is not older than `max_age`, or the latest trouble.
-    pub async fn snapshot(&self, scope: &Scope, max_age: Duration) -> Result<Arc<Snapshot>, Trouble> {
+    pub async fn snapshot(
+        &self,
+        scope: &Scope,
+        max_age: Duration,
+    ) -> Result<Arc<Snapshot>, Trouble> {
         let cell = self.cell(scope);
         // Whoever waits here while another lists finds its answer fresh enough.
         let mut cell = cell.lock().await;
         let now = self.clock.monotonic();
-        if let Some(snapshot) = cell.snapshot.as_ref().filter(|s| now.saturating_sub(s.begun) < max_age) {
+        if let Some(snapshot) = cell
+            .snapshot
+            .as_ref()
+            .filter(|s| now.saturating_sub(s.begun) < max_age)
+        {
             return Ok(snapshot.clone());
         }
         self.not_yet(&cell)?;
@@ -173,9 +201,21 @@ impl Fleet {
         let begun = self.clock.monotonic();
         match provider.list().await {
             Ok(listing) => {
-                let by_id = listing.resources.iter().map(|r| (r.id.clone(), r.clone())).collect();
-                let by_name = listing.resources.into_iter().map(|r| (r.name.clone(), r)).collect();
-                let snapshot = Arc::new(Snapshot { begun, by_id, by_name });
+                let by_id = listing
+                    .resources
+                    .iter()
+                    .map(|r| (r.id.clone(), r.clone()))
+                    .collect();
+                let by_name = listing
+                    .resources
+                    .into_iter()
+                    .map(|r| (r.name.clone(), r))
+                    .collect();
+                let snapshot = Arc::new(Snapshot {
+                    begun,
+                    by_id,
+                    by_name,
+                });
                 cell.snapshot = Some(snapshot.clone());
                 cell.trouble = None;
                 cell.failures = 0;
@@ -210,43 +250,87 @@ impl Fleet {
     }
 
     /// The frozen template of an instance; kept, because a revision never changes.
-    pub async fn template(&self, namespace: &str, revision: &str) -> Result<Option<Arc<Template>>, K8sError> {
+    pub async fn template(
+        &self,
+        namespace: &str,
+        revision: &str,
+    ) -> Result<Option<Arc<Template>>, K8sError> {
         let key = (namespace.to_owned(), revision.to_owned());
-        if let Some(found) = self.templates.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(found) = self
+            .templates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+        {
             return Ok(Some(found.clone()));
         }
         let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
-        let found = within(CALL_LIMIT, || format!("read ControllerRevision {revision}"), api.get_opt(revision)).await?;
-        let template = found.and_then(|r| r.data).and_then(|d| serde_json::from_value::<Template>(d.0).ok()).map(Arc::new);
+        let found = within(
+            CALL_LIMIT,
+            || format!("read ControllerRevision {revision}"),
+            api.get_opt(revision),
+        )
+        .await?;
+        let template = found
+            .and_then(|r| r.data)
+            .and_then(|d| serde_json::from_value::<Template>(d.0).ok())
+            .map(Arc::new);
         if let Some(template) = &template {
-            self.templates.lock().unwrap_or_else(PoisonError::into_inner).insert(key, template.clone());
+            self.templates
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(key, template.clone());
         }
         Ok(template)
     }
 
     /// Records a pool's present template as a ControllerRevision `<pool>-<hash>`; it exists already: done.
-    pub async fn record_template(&self, namespace: &str, pool: &str, template: &Template) -> Result<String, K8sError> {
+    pub async fn record_template(
+        &self,
+        namespace: &str,
+        pool: &str,
+        template: &Template,
+    ) -> Result<String, K8sError> {
         let name = format!("{pool}-{}", template.hash());
         let key = (namespace.to_owned(), name.clone());
-        if self.templates.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&key) {
+        if self
+            .templates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(&key)
+        {
             return Ok(name);
         }
         let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
         let revision = ControllerRevision {
             metadata: kube::api::ObjectMeta {
                 name: Some(name.clone()),
-                labels: Some(BTreeMap::from([(crate::api::LABEL_POOL.to_owned(), crate::api::names::label_value(pool))])),
+                labels: Some(BTreeMap::from([(
+                    crate::api::LABEL_POOL.to_owned(),
+                    crate::api::names::label_value(pool),
+                )])),
                 ..Default::default()
             },
-            data: Some(RawExtension(serde_json::to_value(template).unwrap_or_default())),
+            data: Some(RawExtension(
+                serde_json::to_value(template).unwrap_or_default(),
+            )),
             revision: 1,
         };
-        match within(CALL_LIMIT, || format!("create ControllerRevision {name}"), api.create(&PostParams::default(), &revision)).await {
+        match within(
+            CALL_LIMIT,
+            || format!("create ControllerRevision {name}"),
+            api.create(&PostParams::default(), &revision),
+        )
+        .await
+        {
             Ok(_) => {}
             Err(e) if e.is_conflict() => {}
             Err(e) => return Err(e),
         }
-        self.templates.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(template.clone()));
+        self.templates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, Arc::new(template.clone()));
         Ok(name)
     }
 }
@@ -256,7 +340,12 @@ fn missing_credential(error: secret::SecretError) -> Trouble {
         secret::SecretError::Missing(_) => Reason::CredentialsMissing,
         secret::SecretError::Api(_) => Reason::ProviderUnavailable,
     };
-    Trouble { class: Class::Unauthorized, reason, message: error.to_string(), retry_after: None }
+    Trouble {
+        class: Class::Unauthorized,
+        reason,
+        message: error.to_string(),
+        retry_after: None,
+    }
 }
 
 /// The scope of a pool, by what its spec says.
@@ -279,7 +368,10 @@ pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
 /// The same scope with the environment's id, once it is known: what instances record and share.
 pub fn resolved_scope(scope: &Scope, facts: &Facts) -> Scope {
     let environment = facts.get("environmentId").cloned().map(Environment::Id);
-    Scope { environment: environment.unwrap_or_else(|| scope.environment.clone()), ..scope.clone() }
+    Scope {
+        environment: environment.unwrap_or_else(|| scope.environment.clone()),
+        ..scope.clone()
+    }
 }
 
 /// What an instance of a scope records for its own destruction.

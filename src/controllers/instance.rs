@@ -114,21 +114,32 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
     let namespace = object.namespace().unwrap_or_default();
-    let pool = ctx.pools.get(&ObjectRef::new(&object.spec.pool_ref.name).within(&namespace));
-    let template = match ctx.fleet.template(&namespace, &object.spec.template.revision).await {
+    let pool = ctx
+        .pools
+        .get(&ObjectRef::new(&object.spec.pool_ref.name).within(&namespace));
+    let template = match ctx
+        .fleet
+        .template(&namespace, &object.spec.template.revision)
+        .await
+    {
         Ok(template) => template,
         Err(error) => {
             tracing::debug!(instance = %object.name_any(), error = %chain(&error), "template not read");
             None
         }
     };
-    let scope = object.spec.provider.as_ref().and_then(|p| fleet::scope_of_instance(&namespace, p));
+    let scope = object
+        .spec
+        .provider
+        .as_ref()
+        .and_then(|p| fleet::scope_of_instance(&namespace, p));
     let provider = match &scope {
         Some(scope) => ctx.fleet.provider(scope).await,
         None => Err(Trouble {
             class: Class::Rejected,
             reason: Reason::InvalidSpec,
-            message: "spec.provider is missing: the instance cannot be found at any provider".to_owned(),
+            message: "spec.provider is missing: the instance cannot be found at any provider"
+                .to_owned(),
             retry_after: None,
         }),
     };
@@ -141,8 +152,21 @@ async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
         limits.list_lag = provider.capabilities().list_lag;
     }
     let mark = names::owner_mark(&ctx.cluster_id, &namespace, &object.spec.id);
-    let key = Key { id: object.spec.id.clone(), name: object.spec.provider_name.clone(), mark };
-    Surroundings { api: Api::namespaced(ctx.client.clone(), &namespace), pool, template, scope, provider, plan, limits, key }
+    let key = Key {
+        id: object.spec.id.clone(),
+        name: object.spec.provider_name.clone(),
+        mark,
+    };
+    Surroundings {
+        api: Api::namespaced(ctx.client.clone(), &namespace),
+        pool,
+        template,
+        scope,
+        provider,
+        plan,
+        limits,
+        key,
+    }
 }
 
 fn limits_of(pool: &AgentPool) -> Limits {
@@ -157,50 +181,83 @@ fn limits_of(pool: &AgentPool) -> Limits {
     }
 }
 
-async fn judge(object: &AgentInstance, around: &Surroundings, evidence: &Evidence, ctx: &Ctx) -> Decision {
+async fn judge(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &Evidence,
+    ctx: &Ctx,
+) -> Decision {
     let snapshot = snapshot(object, around, ctx).await;
     let listed = listed(object, snapshot.as_deref(), around, ctx);
     let now = ctx.clock.monotonic();
-    ctx.memories.with(object, |m| {
-        match &listed {
-            Listed::Absent => {
-                m.missing.get_or_insert(now);
-            }
-            Listed::Present(r) => {
-                m.missing = None;
-                if r.liveness == Liveness::Stopped {
-                    m.stopped.get_or_insert(now);
-                } else {
-                    m.stopped = None;
-                }
-            }
-            Listed::Unknown => {}
+    ctx.memories.with(object, |m| match &listed {
+        Listed::Absent => {
+            m.missing.get_or_insert(now);
         }
+        Listed::Present(r) => {
+            m.missing = None;
+            if r.liveness == Liveness::Stopped {
+                m.stopped.get_or_insert(now);
+            } else {
+                m.stopped = None;
+            }
+        }
+        Listed::Unknown => {}
     });
     let memory = ctx.memories.notice(object, now);
     let progress = progress(object, around, &listed);
-    decide::decide(&View { instance: object, plan: &around.plan, listed, progress, evidence, memory, limits: around.limits })
+    decide::decide(&View {
+        instance: object,
+        plan: &around.plan,
+        listed,
+        progress,
+        evidence,
+        memory,
+        limits: around.limits,
+    })
 }
 
 /// The scope's listing: fresh enough for what the instance waits for. Absent where it failed.
-async fn snapshot(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Option<Arc<Snapshot>> {
+async fn snapshot(
+    object: &AgentInstance,
+    around: &Surroundings,
+    ctx: &Ctx,
+) -> Option<Arc<Snapshot>> {
     let scope = around.scope.as_ref()?;
     let status = object.status.as_ref();
-    status.and_then(|s| s.provider.as_ref()).and_then(|p| p.id.as_ref())?;
+    status
+        .and_then(|s| s.provider.as_ref())
+        .and_then(|p| p.id.as_ref())?;
     if object.metadata.deletion_timestamp.is_some() {
         return None;
     }
     let waiting = status.and_then(|s| s.operation.as_ref()).is_some();
-    let max_age = if waiting { around.limits.tick.min(Duration::from_secs(3)) } else { around.limits.tick };
+    let max_age = if waiting {
+        around.limits.tick.min(Duration::from_secs(3))
+    } else {
+        around.limits.tick
+    };
     match ctx.fleet.snapshot(scope, max_age).await {
         Ok(snapshot) => Some(snapshot),
         Err(_) => None,
     }
 }
 
-fn listed(object: &AgentInstance, snapshot: Option<&Snapshot>, around: &Surroundings, ctx: &Ctx) -> Listed {
-    let Some(snapshot) = snapshot else { return Listed::Unknown };
-    let Some(id) = object.status.as_ref().and_then(|s| s.provider.as_ref()).and_then(|p| p.id.as_ref()) else {
+fn listed(
+    object: &AgentInstance,
+    snapshot: Option<&Snapshot>,
+    around: &Surroundings,
+    ctx: &Ctx,
+) -> Listed {
+    let Some(snapshot) = snapshot else {
+        return Listed::Unknown;
+    };
+    let Some(id) = object
+        .status
+        .as_ref()
+        .and_then(|s| s.provider.as_ref())
+        .and_then(|p| p.id.as_ref())
+    else {
         return Listed::Unknown;
     };
     match snapshot.by_id.get(id) {
@@ -208,25 +265,47 @@ fn listed(object: &AgentInstance, snapshot: Option<&Snapshot>, around: &Surround
         // A listing cannot tell of what came after it was begun, nor of what it may still lag behind.
         None => {
             let written = ctx.memories.with(object, |m| m.written);
-            let lag = if object.status.as_ref().is_some_and(|s| s.operation.is_some()) { around.limits.list_lag } else { Duration::ZERO };
-            if snapshot.begun > written + lag { Listed::Absent } else { Listed::Unknown }
+            let lag = if object
+                .status
+                .as_ref()
+                .is_some_and(|s| s.operation.is_some())
+            {
+                around.limits.list_lag
+            } else {
+                Duration::ZERO
+            };
+            if snapshot.begun > written + lag {
+                Listed::Absent
+            } else {
+                Listed::Unknown
+            }
         }
     }
 }
 
 fn progress(object: &AgentInstance, around: &Surroundings, listed: &Listed) -> Option<Seen> {
-    let (Ok(provider), Listed::Present(resource)) = (&around.provider, listed) else { return None };
+    let (Ok(provider), Listed::Present(resource)) = (&around.provider, listed) else {
+        return None;
+    };
     let operation = object.status.as_ref()?.operation.as_ref()?;
     let (_, spec, _) = decide::current(&around.plan, operation)?;
     match spec.step {
-        Step::Provider(step) => Some(provider.progress(step, &facts_of(object.status.as_ref()), resource)),
+        Step::Provider(step) => {
+            Some(provider.progress(step, &facts_of(object.status.as_ref()), resource))
+        }
         _ => None,
     }
 }
 
 // ---- act ------------------------------------------------------------------------------------------------------
 
-async fn act(object: &mut AgentInstance, around: &Surroundings, evidence: &mut Evidence, decision: &Decision, ctx: &Ctx) -> Result<Next, K8sError> {
+async fn act(
+    object: &mut AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
     match &decision.action {
         Action::Wait => {
             record(object, around, evidence, decision, ctx).await?;
@@ -236,7 +315,10 @@ async fn act(object: &mut AgentInstance, around: &Surroundings, evidence: &mut E
         Action::Record(_) => {
             record(object, around, evidence, decision, ctx).await?;
             // Evidence about a step is used up with the step's record; a probe stays good for the rest of the pass.
-            *evidence = Evidence { probe: evidence.probe.take(), ..Evidence::default() };
+            *evidence = Evidence {
+                probe: evidence.probe.take(),
+                ..Evidence::default()
+            };
             Ok(Next::Again)
         }
         Action::Look(index) => look(object, around, evidence, *index, ctx).await,
@@ -255,7 +337,9 @@ async fn act(object: &mut AgentInstance, around: &Surroundings, evidence: &mut E
             }
             tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "delete", reason = decision.reason.as_str(), "deleting: {}", decision.message);
             let note = format!("{}; the agent is destroyed and replaced", decision.message);
-            ctx.events.publish(object, true, decision.reason, "Delete", &note).await;
+            ctx.events
+                .publish(object, true, decision.reason, "Delete", &note)
+                .await;
             Ok(Next::Later)
         }
         Action::RemoveFinalizer => {
@@ -270,7 +354,13 @@ async fn act(object: &mut AgentInstance, around: &Surroundings, evidence: &mut E
 }
 
 /// Writes the status that follows from the decision, where it differs; goes on with the object as written.
-async fn record(object: &mut AgentInstance, around: &Surroundings, evidence: &Evidence, decision: &Decision, ctx: &Ctx) -> Result<(), K8sError> {
+async fn record(
+    object: &mut AgentInstance,
+    around: &Surroundings,
+    evidence: &Evidence,
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<(), K8sError> {
     let snapshot = match &around.scope {
         Some(scope) => ctx.fleet.latest(scope).await,
         None => None,
@@ -284,16 +374,35 @@ async fn record(object: &mut AgentInstance, around: &Surroundings, evidence: &Ev
         token_key: ctx.root_keys.get().map(|k| k.fingerprint()),
         image: around.template.as_ref().and_then(|t| image_of(t)),
     };
-    let view = View { instance: object, plan: &around.plan, listed, progress: None, evidence, memory, limits: around.limits };
+    let view = View {
+        instance: object,
+        plan: &around.plan,
+        listed,
+        progress: None,
+        evidence,
+        memory,
+        limits: around.limits,
+    };
     let new = status::status(&view, decision, &given);
     let before = phase::phase_of(object);
     if let Some(written) = patch::write_status(&around.api, object, &new).await? {
-        let grants = matches!(decision.action, Action::Record(Change::Begin | Change::Done(_) | Change::Again));
+        let grants = matches!(
+            decision.action,
+            Action::Record(Change::Begin | Change::Done(_) | Change::Again)
+        );
         *object = written;
         ctx.memories.with(object, |m| {
             m.written = ctx.clock.monotonic();
-            m.failures = if evidence.trouble.is_some() { m.failures } else { 0 };
-            m.permit = if grants { memory::intent(object) } else { m.permit.take() };
+            m.failures = if evidence.trouble.is_some() {
+                m.failures
+            } else {
+                0
+            };
+            m.permit = if grants {
+                memory::intent(object)
+            } else {
+                m.permit.take()
+            };
         });
     }
     tell(object, before, decision, ctx).await;
@@ -301,7 +410,14 @@ async fn record(object: &mut AgentInstance, around: &Surroundings, evidence: &Ev
 }
 
 fn image_of(template: &Template) -> Option<String> {
-    template.provider.railway.as_ref()?.source.image.as_ref().map(|i| i.reference.clone())
+    template
+        .provider
+        .railway
+        .as_ref()?
+        .source
+        .image
+        .as_ref()
+        .map(|i| i.reference.clone())
 }
 
 /// One event and one log line per transition.
@@ -316,15 +432,35 @@ async fn tell(object: &AgentInstance, before: Phase, decision: &Decision, ctx: &
         return;
     }
     let (reason, warning, note) = match (&decision.action, phase) {
-        (_, Phase::Idle) if before != Phase::Idle => (Reason::Idle, false, "ready, unbound and clean: may be claimed".to_owned()),
-        (_, Phase::Claimed) if decision.reason == Reason::Claimed => (Reason::Claimed, false, format!("claimed for agent {}", agent_name(object))),
-        (Action::Record(Change::Begin), _) => (Reason::Creating, false, format!("creating {} at the provider", object.spec.provider_name)),
-        (_, Phase::Crashed | Phase::Tainted | Phase::Dead) if before != phase => (decision.reason, true, decision.message.clone()),
-        (Action::Wait, _) if is_trouble(decision.reason) => (decision.reason, true, format!("{}; trying again", decision.message)),
+        (_, Phase::Idle) if before != Phase::Idle => (
+            Reason::Idle,
+            false,
+            "ready, unbound and clean: may be claimed".to_owned(),
+        ),
+        (_, Phase::Claimed) if decision.reason == Reason::Claimed => (
+            Reason::Claimed,
+            false,
+            format!("claimed for agent {}", agent_name(object)),
+        ),
+        (Action::Record(Change::Begin), _) => (
+            Reason::Creating,
+            false,
+            format!("creating {} at the provider", object.spec.provider_name),
+        ),
+        (_, Phase::Crashed | Phase::Tainted | Phase::Dead) if before != phase => {
+            (decision.reason, true, decision.message.clone())
+        }
+        (Action::Wait, _) if is_trouble(decision.reason) => (
+            decision.reason,
+            true,
+            format!("{}; trying again", decision.message),
+        ),
         _ => return,
     };
     tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, phase = phase.as_str(), reason = reason.as_str(), "{note}");
-    ctx.events.publish(object, warning, reason, "Reconcile", &note).await;
+    ctx.events
+        .publish(object, warning, reason, "Reconcile", &note)
+        .await;
 }
 
 fn is_trouble(reason: Reason) -> bool {
@@ -343,7 +479,12 @@ fn is_trouble(reason: Reason) -> bool {
 }
 
 fn agent_name(object: &AgentInstance) -> &str {
-    object.spec.claim.as_ref().map(|c| c.agent_name.as_str()).unwrap_or_default()
+    object
+        .spec
+        .claim
+        .as_ref()
+        .map(|c| c.agent_name.as_str())
+        .unwrap_or_default()
 }
 
 fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
@@ -359,16 +500,31 @@ fn step_name(around: &Surroundings, index: usize) -> &'static str {
 
 /// Notes a failed call: the next decision waits as its class says.
 fn note(object: &AgentInstance, evidence: &mut Evidence, trouble: Trouble, ctx: &Ctx) -> Next {
-    ctx.metrics.reconcile_error("instance", trouble.class.as_str());
+    ctx.metrics
+        .reconcile_error("instance", trouble.class.as_str());
     tracing::debug!(instance = %object.name_any(), class = trouble.class.as_str(), reason = trouble.reason.as_str(), "{}", trouble.message);
-    ctx.memories.with(object, |m| m.failures = m.failures.saturating_add(1));
+    ctx.memories
+        .with(object, |m| m.failures = m.failures.saturating_add(1));
     evidence.trouble = Some(trouble);
     Next::Again
 }
 
-async fn look(object: &AgentInstance, around: &Surroundings, evidence: &mut Evidence, index: usize, ctx: &Ctx) -> Result<Next, K8sError> {
+async fn look(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    index: usize,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
     let result = match provider(around) {
-        Ok(provider) => provider.look(&around.key, &facts_of(object.status.as_ref()), step_name(around, index)).await.map_err(Trouble::from),
+        Ok(provider) => provider
+            .look(
+                &around.key,
+                &facts_of(object.status.as_ref()),
+                step_name(around, index),
+            )
+            .await
+            .map_err(Trouble::from),
         Err(trouble) => Err(trouble),
     };
     let now = ctx.clock.monotonic();
@@ -387,7 +543,13 @@ async fn look(object: &AgentInstance, around: &Surroundings, evidence: &mut Evid
     }
 }
 
-async fn perform(object: &AgentInstance, around: &Surroundings, evidence: &mut Evidence, index: usize, ctx: &Ctx) -> Result<Next, K8sError> {
+async fn perform(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    index: usize,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
     let inputs = match inputs(object, around, ctx).await {
         Ok(inputs) => inputs,
         Err(trouble) => return Ok(note(object, evidence, trouble, ctx)),
@@ -404,7 +566,15 @@ async fn perform(object: &AgentInstance, around: &Surroundings, evidence: &mut E
     });
     let name = step_name(around, index);
     let started = ctx.clock.monotonic();
-    let result = provider.perform(&around.key, &facts_of(object.status.as_ref()), name, template, &inputs).await;
+    let result = provider
+        .perform(
+            &around.key,
+            &facts_of(object.status.as_ref()),
+            name,
+            template,
+            &inputs,
+        )
+        .await;
     let seconds = ctx.clock.monotonic().saturating_sub(started).as_secs_f64();
     tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = name, seconds, ok = result.is_ok(), "step sent");
     match result {
@@ -415,7 +585,10 @@ async fn perform(object: &AgentInstance, around: &Surroundings, evidence: &mut E
         Err(error) => {
             let trouble = Trouble::from(error);
             // These say that nothing was done: it may be sent again without looking.
-            if matches!(trouble.class, Class::Throttled | Class::Capacity | Class::Unauthorized) {
+            if matches!(
+                trouble.class,
+                Class::Throttled | Class::Capacity | Class::Unauthorized | Class::Transient
+            ) {
                 ctx.memories.with(object, |m| m.permit = permit);
             }
             Ok(note(object, evidence, trouble, ctx))
@@ -424,19 +597,35 @@ async fn perform(object: &AgentInstance, around: &Surroundings, evidence: &mut E
 }
 
 /// The finished variables of an agent, its secrets included.
-async fn inputs(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Result<Inputs, Trouble> {
-    let Some(template) = &around.template else { return Ok(Inputs::default()) };
+async fn inputs(
+    object: &AgentInstance,
+    around: &Surroundings,
+    ctx: &Ctx,
+) -> Result<Inputs, Trouble> {
+    let Some(template) = &around.template else {
+        return Ok(Inputs::default());
+    };
     let namespace = object.namespace().unwrap_or_default();
-    let rejected = |reason, message| Trouble { class: Class::Rejected, reason, message, retry_after: None };
+    let rejected = |reason, message| Trouble {
+        class: Class::Rejected,
+        reason,
+        message,
+        retry_after: None,
+    };
     let mut secrets = std::collections::BTreeMap::new();
     for reference in variables::references(template) {
-        let value = secret::value(&ctx.client, &namespace, reference).await.map_err(|e| Trouble {
-            class: Class::Unauthorized,
-            reason: Reason::CredentialsMissing,
-            message: e.to_string(),
-            retry_after: Some(Duration::from_secs(10)),
-        })?;
-        secrets.insert((reference.name.clone(), reference.key.clone()), value.expose_secret().to_owned());
+        let value = secret::value(&ctx.client, &namespace, reference)
+            .await
+            .map_err(|e| Trouble {
+                class: Class::Unauthorized,
+                reason: Reason::CredentialsMissing,
+                message: e.to_string(),
+                retry_after: Some(Duration::from_secs(10)),
+            })?;
+        secrets.insert(
+            (reference.name.clone(), reference.key.clone()),
+            value.expose_secret().to_owned(),
+        );
     }
     let token = token(object, template, ctx).await?;
     let derived = |purpose| {
@@ -457,11 +646,18 @@ async fn inputs(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Res
         secrets: &secrets,
     })
     .map_err(|message| rejected(Reason::InvalidSpec, message))?;
-    Ok(Inputs { variables, image: image_of(template) })
+    Ok(Inputs {
+        variables,
+        image: image_of(template),
+    })
 }
 
 /// The agent's token by its template's auth.
-async fn token(object: &AgentInstance, template: &Template, ctx: &Ctx) -> Result<Option<SecretString>, Trouble> {
+async fn token(
+    object: &AgentInstance,
+    template: &Template,
+    ctx: &Ctx,
+) -> Result<Option<SecretString>, Trouble> {
     match template.runtime.auth {
         RuntimeAuth::None => Ok(None),
         RuntimeAuth::Shared => shared_key(object, template, ctx).await,
@@ -479,36 +675,67 @@ async fn token(object: &AgentInstance, template: &Template, ctx: &Ctx) -> Result
     }
 }
 
-async fn shared_key(object: &AgentInstance, template: &Template, ctx: &Ctx) -> Result<Option<SecretString>, Trouble> {
-    let Some(reference) = &template.runtime.shared_key_secret_ref else { return Ok(None) };
+async fn shared_key(
+    object: &AgentInstance,
+    template: &Template,
+    ctx: &Ctx,
+) -> Result<Option<SecretString>, Trouble> {
+    let Some(reference) = &template.runtime.shared_key_secret_ref else {
+        return Ok(None);
+    };
     let namespace = object.namespace().unwrap_or_default();
-    secret::value(&ctx.client, &namespace, reference).await.map(Some).map_err(|e| Trouble {
-        class: Class::Unauthorized,
-        reason: Reason::CredentialsMissing,
-        message: e.to_string(),
-        retry_after: Some(Duration::from_secs(10)),
-    })
+    secret::value(&ctx.client, &namespace, reference)
+        .await
+        .map(Some)
+        .map_err(|e| Trouble {
+            class: Class::Unauthorized,
+            reason: Reason::CredentialsMissing,
+            message: e.to_string(),
+            retry_after: Some(Duration::from_secs(10)),
+        })
 }
 
 async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Probe {
-    ctx.memories.with(object, |m| m.probed = Some(ctx.clock.monotonic()));
+    ctx.memories
+        .with(object, |m| m.probed = Some(ctx.clock.monotonic()));
     let status = object.status.as_ref();
-    let (Some(url), Some(template)) = (status.and_then(|s| s.url.clone()), around.template.as_ref()) else {
+    let (Some(url), Some(template)) =
+        (status.and_then(|s| s.url.clone()), around.template.as_ref())
+    else {
         return Probe::NotReady("the agent has no address yet".to_owned());
     };
-    let (token, shared) = match (token(object, template, ctx).await, shared_key(object, template, ctx).await) {
+    let (token, shared) = match (
+        token(object, template, ctx).await,
+        shared_key(object, template, ctx).await,
+    ) {
         (Ok(token), Ok(shared)) => (token, shared),
         (Err(t), _) | (_, Err(t)) => return Probe::NotReady(t.message),
     };
-    let recorded = status.and_then(|s| s.runtime.as_ref()).and_then(|r| r.dialect.as_deref()).and_then(Dialect::parse);
+    let recorded = status
+        .and_then(|s| s.runtime.as_ref())
+        .and_then(|r| r.dialect.as_deref())
+        .and_then(Dialect::parse);
     let fixed = match template.runtime.dialect {
         crate::api::agent_pool::DialectChoice::Auto => None,
         crate::api::agent_pool::DialectChoice::PoolServer => Some(Dialect::PoolServer),
         crate::api::agent_pool::DialectChoice::Gateway => Some(Dialect::Gateway),
     };
-    let probe = ctx.runtime.probe(&Agent { url, token, shared_key: shared }, recorded.or(fixed), PROBE_LIMIT).await;
+    let probe = ctx
+        .runtime
+        .probe(
+            &Agent {
+                url,
+                token,
+                shared_key: shared,
+            },
+            recorded.or(fixed),
+            PROBE_LIMIT,
+        )
+        .await;
     let now = ctx.clock.monotonic();
-    let expected = status.and_then(|s| s.claim.as_ref()).and_then(|c| c.conversation_id.clone());
+    let expected = status
+        .and_then(|s| s.claim.as_ref())
+        .and_then(|c| c.conversation_id.clone());
     ctx.memories.with(object, |m| match &probe {
         Probe::Answered { status, .. } if status.conversation == expected => m.unbound = None,
         Probe::Answered { .. } => {
@@ -519,9 +746,17 @@ async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Prob
     probe
 }
 
-async fn observe(object: &AgentInstance, around: &Surroundings, evidence: &mut Evidence, ctx: &Ctx) -> Result<Next, K8sError> {
+async fn observe(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
     let result = match provider(around) {
-        Ok(provider) => provider.observe(&around.key, &facts_of(object.status.as_ref())).await.map_err(Trouble::from),
+        Ok(provider) => provider
+            .observe(&around.key, &facts_of(object.status.as_ref()))
+            .await
+            .map_err(Trouble::from),
         Err(trouble) => Err(trouble),
     };
     match result {
@@ -536,9 +771,17 @@ async fn observe(object: &AgentInstance, around: &Surroundings, evidence: &mut E
     }
 }
 
-async fn destroy(object: &AgentInstance, around: &Surroundings, evidence: &mut Evidence, ctx: &Ctx) -> Result<Next, K8sError> {
+async fn destroy(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
     let result = match provider(around) {
-        Ok(provider) => provider.destroy(&around.key, &facts_of(object.status.as_ref())).await.map_err(Trouble::from),
+        Ok(provider) => provider
+            .destroy(&around.key, &facts_of(object.status.as_ref()))
+            .await
+            .map_err(Trouble::from),
         Err(trouble) => Err(trouble),
     };
     let now = ctx.clock.monotonic();
@@ -565,13 +808,29 @@ async fn destroy(object: &AgentInstance, around: &Surroundings, evidence: &mut E
 /// Renames the resource after its agent, so that a person recognises it. Best effort: three tries, nothing recorded;
 /// whether it is done shows in the listing.
 async fn rename_if_claimed(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) {
-    let (Some(pool), Some(claim), Some(scope)) = (&around.pool, &object.spec.claim, &around.scope) else { return };
-    if !pool.spec.claim.rename_on_claim || phase::phase_of(object) != Phase::Claimed || object.status.as_ref().is_none_or(|s| s.claim.is_none()) {
+    let (Some(pool), Some(claim), Some(scope)) = (&around.pool, &object.spec.claim, &around.scope)
+    else {
+        return;
+    };
+    if !pool.spec.claim.rename_on_claim
+        || phase::phase_of(object) != Phase::Claimed
+        || object.status.as_ref().is_none_or(|s| s.claim.is_none())
+    {
         return;
     }
     let code = crate::domain::template::environment_code(&pool.spec);
-    let Some(wanted) = names::claimed_provider_name(&code, &claim.agent_name, &object.spec.id) else { return };
-    let Some(shown) = ctx.fleet.latest(scope).await.and_then(|s| resource_of(object, &s)) else { return };
+    let Some(wanted) = names::claimed_provider_name(&code, &claim.agent_name, &object.spec.id)
+    else {
+        return;
+    };
+    let Some(shown) = ctx
+        .fleet
+        .latest(scope)
+        .await
+        .and_then(|s| resource_of(object, &s))
+    else {
+        return;
+    };
     if shown.name == wanted || shown.name != object.spec.provider_name {
         return;
     }
@@ -586,9 +845,13 @@ async fn rename_if_claimed(object: &AgentInstance, around: &Surroundings, ctx: &
     if tried > 3 {
         return;
     }
-    let Ok(provider) = provider(around) else { return };
+    let Ok(provider) = provider(around) else {
+        return;
+    };
     if provider.capabilities().rename
-        && let Err(error) = provider.after_claim(&around.key, &facts_of(object.status.as_ref()), &wanted).await
+        && let Err(error) = provider
+            .after_claim(&around.key, &facts_of(object.status.as_ref()), &wanted)
+            .await
     {
         tracing::info!(instance = %object.name_any(), %error, "not renamed after its agent; the claim stands");
     }

@@ -53,7 +53,10 @@ impl Memories {
     /// Forgets an instance that is gone.
     pub fn forget(&self, instance: &AgentInstance) {
         let uid = instance.metadata.uid.clone().unwrap_or_default();
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+        self.all
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&uid);
     }
 
     /// Notes what the object shows now, and says what is known of it.
@@ -106,19 +109,30 @@ fn since<T: PartialEq>(slot: &mut Option<(T, Monotonic)>, value: T, now: Monoton
 
 /// What the present step or verdict is, as text: a change of it starts its time anew.
 fn signature(instance: &AgentInstance) -> String {
-    let Some(status) = &instance.status else { return String::new() };
+    let Some(status) = &instance.status else {
+        return String::new();
+    };
     if let Some(verdict) = &status.verdict {
         return format!("{}/{}", verdict.state, verdict.reason);
     }
-    let Some(operation) = &status.operation else { return String::new() };
-    let step = usize::try_from(operation.index).ok().and_then(|i| operation.steps.get(i));
-    let (state, attempt) = step.map(|s| (s.state.as_str(), s.attempt)).unwrap_or_default();
+    let Some(operation) = &status.operation else {
+        return String::new();
+    };
+    let step = usize::try_from(operation.index)
+        .ok()
+        .and_then(|i| operation.steps.get(i));
+    let (state, attempt) = step
+        .map(|s| (s.state.as_str(), s.attempt))
+        .unwrap_or_default();
     format!("{}/{}/{state}/{attempt}", operation.id, operation.index)
 }
 
 /// The intent that the object records now; `None` where no step is Intended.
 pub fn intent(instance: &AgentInstance) -> Option<String> {
     let operation = instance.status.as_ref()?.operation.as_ref()?;
-    let step = operation.steps.get(usize::try_from(operation.index).ok()?)?;
-    (step.state == "Intended").then(|| format!("{}/{}/{}", operation.id, operation.index, step.attempt))
+    let step = operation
+        .steps
+        .get(usize::try_from(operation.index).ok()?)?;
+    (step.state == "Intended")
+        .then(|| format!("{}/{}/{}", operation.id, operation.index, step.attempt))
 }

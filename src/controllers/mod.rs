@@ -71,8 +71,15 @@ pub struct Ctx {
 
 impl Ctx {
     /// Works on what a pool remembers.
-    pub fn with_pool_memory<T>(&self, key: &(String, String), work: impl FnOnce(&mut pool::PoolMemory) -> T) -> T {
-        let mut all = self.pool_memories.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn with_pool_memory<T>(
+        &self,
+        key: &(String, String),
+        work: impl FnOnce(&mut pool::PoolMemory) -> T,
+    ) -> T {
+        let mut all = self
+            .pool_memories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         work(all.entry(key.clone()).or_default())
     }
 }
@@ -91,7 +98,9 @@ pub async fn run<K, Fut>(
     K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
     Fut: Future<Output = Duration> + Send + 'static,
 {
-    let queue = futures::stream::unfold(queue, |mut queue| async move { queue.recv().await.map(|o| (Ok::<_, Never>(o), queue)) });
+    let queue = futures::stream::unfold(queue, |mut queue| async move {
+        queue.recv().await.map(|o| (Ok::<_, Never>(o), queue))
+    });
     let queue = queue.take_until(shutdown.cancelled_owned());
     let applied = applier(
         move |object, ctx| Box::pin(bounded(name, object, ctx, reconcile)),
@@ -111,13 +120,21 @@ pub async fn run<K, Fut>(
         .await;
 }
 
-async fn bounded<K, Fut>(_name: &'static str, object: Arc<K>, ctx: Arc<Ctx>, reconcile: fn(Arc<K>, Arc<Ctx>) -> Fut) -> Result<Action, Never>
+async fn bounded<K, Fut>(
+    _name: &'static str,
+    object: Arc<K>,
+    ctx: Arc<Ctx>,
+    reconcile: fn(Arc<K>, Arc<Ctx>) -> Fut,
+) -> Result<Action, Never>
 where
     Fut: Future<Output = Duration>,
 {
     let fraction = ctx.rng.fraction();
     let again = reconcile(object, ctx).await;
-    Ok(Action::requeue(crate::domain::backoff::jittered(again.max(Duration::from_millis(20)), fraction)))
+    Ok(Action::requeue(crate::domain::backoff::jittered(
+        again.max(Duration::from_millis(20)),
+        fraction,
+    )))
 }
 
 /// An error that never happens.

@@ -90,10 +90,20 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let members = members(&pool, ctx);
     let (health, resolved) = health(&pool, scope.as_ref(), deleting, ctx).await;
     let unsupported = ctx.fleet.unsupported(&template);
-    let revision = if deleting || unsupported.is_some() { None } else { Some(ctx.fleet.record_template(&namespace, &name, &template).await?) };
+    let revision = if deleting || unsupported.is_some() {
+        None
+    } else {
+        Some(
+            ctx.fleet
+                .record_template(&namespace, &name, &template)
+                .await?,
+        )
+    };
     let requests = requests(&pool);
     let progress = work_on_requests(&pool, &key, &requests, &members, resolved.as_ref(), ctx).await;
-    let fresh_ids: Vec<String> = (0..CREATING_MAX).map(|_| names::id_from_bytes(&ctx.rng.bytes())).collect();
+    let fresh_ids: Vec<String> = (0..CREATING_MAX)
+        .map(|_| names::id_from_bytes(&ctx.rng.bytes()))
+        .collect();
     let view = View {
         pool: &pool,
         members: &members,
@@ -116,7 +126,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let settled = written.unwrap_or_else(|| pool.clone());
     forget_answered(&settled, &key, ctx);
     let made = match (&revision, &resolved) {
-        (Some(revision), Some(scope)) if !deleting => create(&settled, &key, &creating, revision, &template, scope, ctx).await?,
+        (Some(revision), Some(scope)) if !deleting => {
+            create(&settled, &key, &creating, revision, &template, scope, ctx).await?
+        }
         _ => false,
     };
     delete(&pool, &decision, ctx).await?;
@@ -126,7 +138,11 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         return Ok(Duration::from_secs(60));
     }
     let busy = made || ctx.with_pool_memory(&key, |m| !m.running.is_empty());
-    Ok(if busy { decision.recheck.min(Duration::from_millis(200)) } else { decision.recheck })
+    Ok(if busy {
+        decision.recheck.min(Duration::from_millis(200))
+    } else {
+        decision.recheck
+    })
 }
 
 fn tick(pool: &AgentPool) -> Duration {
@@ -138,7 +154,11 @@ fn tick(pool: &AgentPool) -> Duration {
 /// The instances of a pool, from the watch.
 pub fn instances_of(pool: &AgentPool, ctx: &Ctx) -> Vec<Arc<AgentInstance>> {
     let (namespace, name) = (pool.namespace(), pool.name_any());
-    ctx.instances.state().into_iter().filter(|i| i.metadata.namespace == namespace && i.spec.pool_ref.name == name).collect()
+    ctx.instances
+        .state()
+        .into_iter()
+        .filter(|i| i.metadata.namespace == namespace && i.spec.pool_ref.name == name)
+        .collect()
 }
 
 fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {
@@ -149,7 +169,12 @@ fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {
 
 fn member(instance: &AgentInstance) -> Member {
     let verdict = instance.status.as_ref().and_then(|s| s.verdict.as_ref());
-    let failed = verdict.filter(|v| matches!(Reason::parse(&v.reason), Some(Reason::CreateFailed | Reason::Stuck)));
+    let failed = verdict.filter(|v| {
+        matches!(
+            Reason::parse(&v.reason),
+            Some(Reason::CreateFailed | Reason::Stuck)
+        )
+    });
     Member {
         id: instance.spec.id.clone(),
         object: instance.name_any(),
@@ -161,8 +186,15 @@ fn member(instance: &AgentInstance) -> Member {
 }
 
 /// Whether the provider can be worked with, and the scope with its names resolved.
-async fn health(pool: &AgentPool, scope: Option<&Scope>, deleting: bool, ctx: &Ctx) -> (ProviderHealth, Option<Scope>) {
-    let Some(scope) = scope else { return (ProviderHealth::Pending, None) };
+async fn health(
+    pool: &AgentPool,
+    scope: Option<&Scope>,
+    deleting: bool,
+    ctx: &Ctx,
+) -> (ProviderHealth, Option<Scope>) {
+    let Some(scope) = scope else {
+        return (ProviderHealth::Pending, None);
+    };
     if deleting {
         return (ProviderHealth::Pending, None);
     }
@@ -171,7 +203,11 @@ async fn health(pool: &AgentPool, scope: Option<&Scope>, deleting: bool, ctx: &C
         Err(trouble) => return (ProviderHealth::Trouble(trouble), None),
     };
     let resolved = fleet::resolved_scope(scope, &facts);
-    let max_age = if is_waiting(pool, ctx) { tick(pool).min(Duration::from_secs(3)) } else { tick(pool) };
+    let max_age = if is_waiting(pool, ctx) {
+        tick(pool).min(Duration::from_secs(3))
+    } else {
+        tick(pool)
+    };
     match ctx.fleet.snapshot(&resolved, max_age).await {
         Ok(_) => (ProviderHealth::Reachable(facts), Some(resolved)),
         Err(trouble) => (degraded(facts, trouble), Some(resolved)),
@@ -186,13 +222,18 @@ fn degraded(facts: Facts, trouble: Trouble) -> ProviderHealth {
 fn is_waiting(pool: &AgentPool, ctx: &Ctx) -> bool {
     instances_of(pool, ctx).iter().any(|i| {
         let status = i.status.as_ref();
-        status.is_some_and(|s| s.operation.is_some() && s.provider.as_ref().is_some_and(|p| p.id.is_some()))
+        status.is_some_and(|s| {
+            s.operation.is_some() && s.provider.as_ref().is_some_and(|p| p.id.is_some())
+        })
     })
 }
 
 /// The open requests of the API; a list that cannot be read is none.
 fn requests(pool: &AgentPool) -> Vec<Request> {
-    pool.annotations().get(ANNOTATION_REQUESTS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    pool.annotations()
+        .get(ANNOTATION_REQUESTS)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 // ---- requests -------------------------------------------------------------------------------------------------
@@ -205,16 +246,30 @@ async fn work_on_requests(
     scope: Option<&Scope>,
     ctx: &Ctx,
 ) -> RequestProgress {
-    let answered = pool.status.as_ref().map(|s| s.requests.clone()).unwrap_or_default();
+    let answered = pool
+        .status
+        .as_ref()
+        .map(|s| s.requests.clone())
+        .unwrap_or_default();
     for request in requests.iter().filter(|r| !answered.contains_key(&r.id)) {
         match request.kind {
             RequestKind::Cycle => cycle(pool, key, request, scope, ctx).await,
             RequestKind::Reconcile => full_reconcile(pool, key, request, members, scope, ctx).await,
             RequestKind::Replenish => {}
-            RequestKind::Recheck | RequestKind::Debug => finish(key, request, Finished { error: "not available in this version".to_owned(), ..Finished::default() }, ctx),
+            RequestKind::Recheck | RequestKind::Debug => finish(
+                key,
+                request,
+                Finished {
+                    error: "not available in this version".to_owned(),
+                    ..Finished::default()
+                },
+                ctx,
+            ),
         }
     }
-    ctx.with_pool_memory(key, |m| RequestProgress { finished: m.finished.clone() })
+    ctx.with_pool_memory(key, |m| RequestProgress {
+        finished: m.finished.clone(),
+    })
 }
 
 fn finish(key: &(String, String), request: &Request, finished: Finished, ctx: &Ctx) {
@@ -225,12 +280,20 @@ fn finish(key: &(String, String), request: &Request, finished: Finished, ctx: &C
 }
 
 fn forget_answered(pool: &AgentPool, key: &(String, String), ctx: &Ctx) {
-    let answered: HashSet<String> = pool.status.iter().flat_map(|s| s.requests.keys().cloned()).collect();
+    let answered: HashSet<String> = pool
+        .status
+        .iter()
+        .flat_map(|s| s.requests.keys().cloned())
+        .collect();
     ctx.with_pool_memory(key, |m| m.finished.retain(|id, _| !answered.contains(id)));
 }
 
 /// A listing begun after the request, or the trouble that there is none.
-async fn listing_since(begun: Monotonic, scope: &Scope, ctx: &Ctx) -> Result<Arc<fleet::Snapshot>, Trouble> {
+async fn listing_since(
+    begun: Monotonic,
+    scope: &Scope,
+    ctx: &Ctx,
+) -> Result<Arc<fleet::Snapshot>, Trouble> {
     let age = ctx.clock.monotonic().saturating_sub(begun);
     ctx.fleet.snapshot(scope, age).await
 }
@@ -238,32 +301,66 @@ async fn listing_since(begun: Monotonic, scope: &Scope, ctx: &Ctx) -> Result<Arc
 fn begin(key: &(String, String), request: &Request, ctx: &Ctx) -> (Monotonic, bool) {
     let now = ctx.clock.monotonic();
     ctx.with_pool_memory(key, |m| {
-        let run = m.running.entry(request.id.clone()).or_insert(Run { begun: now, listed: false, missing: vec![] });
+        let run = m.running.entry(request.id.clone()).or_insert(Run {
+            begun: now,
+            listed: false,
+            missing: vec![],
+        });
         (run.begun, run.listed)
     })
 }
 
 /// Lists and probes now; done when every running agent was probed since.
-async fn cycle(pool: &AgentPool, key: &(String, String), request: &Request, scope: Option<&Scope>, ctx: &Ctx) {
+async fn cycle(
+    pool: &AgentPool,
+    key: &(String, String),
+    request: &Request,
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) {
     let (begun, listed) = begin(key, request, ctx);
     let instances = instances_of(pool, ctx);
     if !listed {
         if let Some(scope) = scope
             && let Err(trouble) = listing_since(begun, scope, ctx).await
         {
-            return finish(key, request, Finished { error: trouble.message, ..Finished::default() }, ctx);
+            return finish(
+                key,
+                request,
+                Finished {
+                    error: trouble.message,
+                    ..Finished::default()
+                },
+                ctx,
+            );
         }
-        ctx.with_pool_memory(key, |m| m.running.insert(request.id.clone(), Run { begun, listed: true, missing: vec![] }));
+        ctx.with_pool_memory(key, |m| {
+            m.running.insert(
+                request.id.clone(),
+                Run {
+                    begun,
+                    listed: true,
+                    missing: vec![],
+                },
+            )
+        });
         for instance in &instances {
             ctx.memories.with(instance, |m| m.probed = None);
-            ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));
+            ctx.instance_queue
+                .push(ObjectRef::from_obj(instance.as_ref()));
         }
         return;
     }
     let waits = |i: &&Arc<AgentInstance>| {
         matches!(phase::phase_of(i), Phase::Idle | Phase::Claimed)
-            && i.status.as_ref().and_then(|s| s.provider.as_ref()).and_then(|p| p.state.as_deref()) == Some("Running")
-            && ctx.memories.with(i, |m| m.probed.is_none_or(|at| at < begun))
+            && i.status
+                .as_ref()
+                .and_then(|s| s.provider.as_ref())
+                .and_then(|p| p.state.as_deref())
+                == Some("Running")
+            && ctx
+                .memories
+                .with(i, |m| m.probed.is_none_or(|at| at < begun))
     };
     let late = ctx.clock.monotonic().saturating_sub(begun) > Duration::from_secs(20);
     if late || !instances.iter().any(|i| waits(&i)) {
@@ -272,42 +369,104 @@ async fn cycle(pool: &AgentPool, key: &(String, String), request: &Request, scop
 }
 
 /// Compares records and provider now, with both looks of "twice"; done when what was missing is dealt with.
-async fn full_reconcile(pool: &AgentPool, key: &(String, String), request: &Request, members: &[Member], scope: Option<&Scope>, ctx: &Ctx) {
+async fn full_reconcile(
+    pool: &AgentPool,
+    key: &(String, String),
+    request: &Request,
+    members: &[Member],
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) {
     let (begun, listed) = begin(key, request, ctx);
     let Some(scope) = scope else {
-        return finish(key, request, Finished { error: "the provider cannot be listed: see the pool's conditions".to_owned(), ..Finished::default() }, ctx);
+        return finish(
+            key,
+            request,
+            Finished {
+                error: "the provider cannot be listed: see the pool's conditions".to_owned(),
+                ..Finished::default()
+            },
+            ctx,
+        );
     };
     if !listed {
         let snapshot = match listing_since(begun, scope, ctx).await {
             Ok(snapshot) => snapshot,
-            Err(trouble) => return finish(key, request, Finished { error: trouble.message, ..Finished::default() }, ctx),
+            Err(trouble) => {
+                return finish(
+                    key,
+                    request,
+                    Finished {
+                        error: trouble.message,
+                        ..Finished::default()
+                    },
+                    ctx,
+                );
+            }
         };
         let missing: Vec<String> = instances_of(pool, ctx)
             .iter()
             .filter(|i| i.metadata.deletion_timestamp.is_none())
             .filter(|i| {
-                let id = i.status.as_ref().and_then(|s| s.provider.as_ref()).and_then(|p| p.id.as_ref());
+                let id = i
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.provider.as_ref())
+                    .and_then(|p| p.id.as_ref());
                 id.is_some_and(|id| !snapshot.by_id.contains_key(id))
             })
             .map(|i| i.spec.id.clone())
             .collect();
-        ctx.with_pool_memory(key, |m| m.running.insert(request.id.clone(), Run { begun, listed: true, missing }));
+        ctx.with_pool_memory(key, |m| {
+            m.running.insert(
+                request.id.clone(),
+                Run {
+                    begun,
+                    listed: true,
+                    missing,
+                },
+            )
+        });
         for instance in instances_of(pool, ctx) {
-            ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));
+            ctx.instance_queue
+                .push(ObjectRef::from_obj(instance.as_ref()));
         }
         return;
     }
     let now = ctx.clock.monotonic();
-    let missing = ctx.with_pool_memory(key, |m| m.running.get(&request.id).map(|r| r.missing.clone()).unwrap_or_default());
-    let settled = |id: &&String| members.iter().find(|m| &&m.id == id).is_none_or(|m| matches!(m.phase, Phase::Terminating | Phase::Crashed));
+    let missing = ctx.with_pool_memory(key, |m| {
+        m.running
+            .get(&request.id)
+            .map(|r| r.missing.clone())
+            .unwrap_or_default()
+    });
+    let settled = |id: &&String| {
+        members
+            .iter()
+            .find(|m| &&m.id == id)
+            .is_none_or(|m| matches!(m.phase, Phase::Terminating | Phase::Crashed))
+    };
     let cleaned: Vec<String> = missing.iter().filter(settled).cloned().collect();
     let over = now.saturating_sub(begun) > RECONCILE_APART + Duration::from_secs(6);
     if missing.is_empty() || cleaned.len() == missing.len() || over {
-        finish(key, request, Finished { count: i32::try_from(cleaned.len()).ok(), ids: cleaned, error: String::new() }, ctx);
+        finish(
+            key,
+            request,
+            Finished {
+                count: i32::try_from(cleaned.len()).ok(),
+                ids: cleaned,
+                error: String::new(),
+            },
+            ctx,
+        );
     } else {
         // The second look is the instance's own: it reads directly, far enough from the listing.
-        for instance in instances_of(pool, ctx).iter().filter(|i| missing.contains(&i.spec.id)) {
-            ctx.instance_queue.push(ObjectRef::from_obj(instance.as_ref()));
+        for instance in instances_of(pool, ctx)
+            .iter()
+            .filter(|i| missing.contains(&i.spec.id))
+        {
+            ctx.instance_queue
+                .push(ObjectRef::from_obj(instance.as_ref()));
         }
     }
 }
@@ -315,7 +474,12 @@ async fn full_reconcile(pool: &AgentPool, key: &(String, String), request: &Requ
 // ---- act ------------------------------------------------------------------------------------------------------
 
 /// The ids to be listed as being created: those listed and not seen yet, and the new ones.
-fn creating(view: &View<'_>, key: &(String, String), decision: &Decision, ctx: &Ctx) -> Vec<String> {
+fn creating(
+    view: &View<'_>,
+    key: &(String, String),
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Vec<String> {
     let now = ctx.clock.monotonic();
     let deleting = view.pool.metadata.deletion_timestamp.is_some();
     let mut ids = view.unseen();
@@ -323,7 +487,11 @@ fn creating(view: &View<'_>, key: &(String, String), decision: &Decision, ctx: &
         // A pool that goes creates nothing more: what was only listed is dropped.
         ids.retain(|id| !deleting || m.created.contains_key(id));
         // Created by us and not shown for long: it came and went.
-        ids.retain(|id| m.created.get(id).is_none_or(|at| now.saturating_sub(*at) < SEEN_WITHIN));
+        ids.retain(|id| {
+            m.created
+                .get(id)
+                .is_none_or(|at| now.saturating_sub(*at) < SEEN_WITHIN)
+        });
         m.created.retain(|id, _| ids.contains(id));
     });
     ids.extend(decision.create.iter().cloned());
@@ -341,7 +509,12 @@ async fn create(
     ctx: &Ctx,
 ) -> Result<bool, K8sError> {
     let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &key.0);
-    let listed: Vec<&String> = pool.status.iter().flat_map(|s| &s.creating).filter(|id| creating.contains(id)).collect();
+    let listed: Vec<&String> = pool
+        .status
+        .iter()
+        .flat_map(|s| &s.creating)
+        .filter(|id| creating.contains(id))
+        .collect();
     let mut made = false;
     for id in listed {
         if ctx.with_pool_memory(key, |m| m.created.contains_key(id)) {
@@ -357,15 +530,26 @@ async fn create(
     Ok(made)
 }
 
-fn new_instance(pool: &AgentPool, id: &str, revision: &str, template: &Template, scope: &Scope) -> AgentInstance {
+fn new_instance(
+    pool: &AgentPool,
+    id: &str,
+    revision: &str,
+    template: &Template,
+    scope: &Scope,
+) -> AgentInstance {
     let code = template::environment_code(&pool.spec);
     let mut instance = AgentInstance::new(
         &names::object_name(id),
         AgentInstanceSpec {
             id: id.to_owned(),
-            pool_ref: PoolRef { name: pool.name_any() },
+            pool_ref: PoolRef {
+                name: pool.name_any(),
+            },
             provider_name: names::provider_name(&pool.spec.name_prefix, &code, id),
-            template: TemplateRef { revision: revision.to_owned(), hash: template.hash() },
+            template: TemplateRef {
+                revision: revision.to_owned(),
+                hash: template.hash(),
+            },
             provider: Some(fleet::provider_ref(scope)),
             turn: 1,
             claim: None,
@@ -376,14 +560,21 @@ fn new_instance(pool: &AgentPool, id: &str, revision: &str, template: &Template,
     instance.metadata.namespace = pool.namespace();
     instance.metadata.finalizers = Some(vec![INSTANCE_FINALIZER.to_owned()]);
     // Only our own label: a GitOps tool's, copied from the pool, would make it prune claimed agents.
-    instance.metadata.labels = Some(BTreeMap::from([(LABEL_POOL.to_owned(), names::label_value(&pool.name_any()))]));
+    instance.metadata.labels = Some(BTreeMap::from([(
+        LABEL_POOL.to_owned(),
+        names::label_value(&pool.name_any()),
+    )]));
     instance
 }
 
 /// Deletes the members that the decision names, each at the version at which it was judged.
 async fn delete(pool: &AgentPool, decision: &Decision, ctx: &Ctx) -> Result<(), K8sError> {
-    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &pool.namespace().unwrap_or_default());
-    for instance in instances_of(pool, ctx).iter().filter(|i| decision.delete.contains(&i.name_any())) {
+    let api: Api<AgentInstance> =
+        Api::namespaced(ctx.client.clone(), &pool.namespace().unwrap_or_default());
+    for instance in instances_of(pool, ctx)
+        .iter()
+        .filter(|i| decision.delete.contains(&i.name_any()))
+    {
         match patch::delete_as_read(&api, instance).await {
             Ok(()) => {}
             // Claimed or changed meanwhile: judged anew in the next pass.
@@ -397,16 +588,36 @@ async fn delete(pool: &AgentPool, decision: &Decision, ctx: &Ctx) -> Result<(), 
 /// One event per change of the Ready condition's reason, and one per creation batch.
 async fn tell(pool: &AgentPool, key: &(String, String), decision: &Decision, ctx: &Ctx) {
     if !decision.create.is_empty() {
-        let note = format!("creating {} agents: {}", decision.create.len(), decision.message);
-        ctx.events.publish(pool, false, Reason::InstanceCreated, "Create", &note).await;
+        let note = format!(
+            "creating {} agents: {}",
+            decision.create.len(),
+            decision.message
+        );
+        ctx.events
+            .publish(pool, false, Reason::InstanceCreated, "Create", &note)
+            .await;
     }
-    let Some(reason) = decision.reason else { return };
-    let recorded = pool.status.as_ref().and_then(|s| find(&s.conditions, ConditionType::Ready)).map(|c| c.reason.clone());
-    let old = ctx.with_pool_memory(key, |m| m.told.replace(reason.as_str().to_owned())).or(recorded);
+    let Some(reason) = decision.reason else {
+        return;
+    };
+    let recorded = pool
+        .status
+        .as_ref()
+        .and_then(|s| find(&s.conditions, ConditionType::Ready))
+        .map(|c| c.reason.clone());
+    let old = ctx
+        .with_pool_memory(key, |m| m.told.replace(reason.as_str().to_owned()))
+        .or(recorded);
     if old.as_deref() == Some(reason.as_str()) {
         return;
     }
-    let warning = !decision.ready && !matches!(reason, Reason::Filling | Reason::Pending | Reason::Draining | Reason::Paused);
+    let warning = !decision.ready
+        && !matches!(
+            reason,
+            Reason::Filling | Reason::Pending | Reason::Draining | Reason::Paused
+        );
     tracing::info!(pool = %key.1, ready = decision.ready, reason = reason.as_str(), "{}", decision.message);
-    ctx.events.publish(pool, warning, reason, "Reconcile", &decision.message).await;
+    ctx.events
+        .publish(pool, warning, reason, "Reconcile", &decision.message)
+        .await;
 }

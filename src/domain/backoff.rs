@@ -6,12 +6,15 @@ use super::plan::{Class, Trouble};
 
 /// `base` doubled `attempt` times, at most `cap`.
 pub fn exponential(attempt: u32, base: Duration, cap: Duration) -> Duration {
-    base.checked_mul(1u32 << attempt.min(20)).map_or(cap, |d| d.min(cap))
+    base.checked_mul(1u32 << attempt.min(20))
+        .map_or(cap, |d| d.min(cap))
 }
 
 /// How long to wait after a call that failed, the `failures`-th in a row (from 0).
 pub fn after(trouble: &Trouble, failures: u32) -> Duration {
-    let slow = |from: u64, to: u64| exponential(failures, Duration::from_secs(from), Duration::from_secs(to));
+    let slow = |from: u64, to: u64| {
+        exponential(failures, Duration::from_secs(from), Duration::from_secs(to))
+    };
     let own = match trouble.class {
         Class::Throttled => Duration::from_secs(60),
         Class::Transient => slow(1, 300),

@@ -15,7 +15,10 @@ use crate::api::agent_pool::ClaimOrder;
 pub const FURTHER: usize = 2;
 
 /// The claimable instances, in the order of the pool.
-pub fn in_order(mut instances: Vec<Arc<AgentInstance>>, order: ClaimOrder) -> Vec<Arc<AgentInstance>> {
+pub fn in_order(
+    mut instances: Vec<Arc<AgentInstance>>,
+    order: ClaimOrder,
+) -> Vec<Arc<AgentInstance>> {
     instances.retain(|i| phase::is_claimable(i));
     instances.sort_by(|a, b| age_key(a).cmp(&age_key(b)));
     if order == ClaimOrder::Newest {
@@ -25,7 +28,10 @@ pub fn in_order(mut instances: Vec<Arc<AgentInstance>>, order: ClaimOrder) -> Ve
 }
 
 fn age_key(i: &AgentInstance) -> (Option<jiff::Timestamp>, &str) {
-    (i.metadata.creation_timestamp.as_ref().map(|t| t.0), &i.spec.id)
+    (
+        i.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        &i.spec.id,
+    )
 }
 
 /// How many from the front a claim picks among: any of the oldest few, so that callers and replicas do not all fight
@@ -35,10 +41,17 @@ pub fn window(in_flight: usize) -> usize {
 }
 
 /// Whether an agent may be called right after this answer. Err: why not, in words.
-pub fn may_be_called(probe: &Probe, dialect: Dialect, allow_unknown_clean: bool, first_turn: bool) -> Result<(), String> {
+pub fn may_be_called(
+    probe: &Probe,
+    dialect: Dialect,
+    allow_unknown_clean: bool,
+    first_turn: bool,
+) -> Result<(), String> {
     let status: &AgentStatus = match probe {
         Probe::Answered { status, .. } => status,
-        Probe::Unreachable(text) | Probe::NotReady(text) | Probe::WrongRuntime(text) => return Err(text.clone()),
+        Probe::Unreachable(text) | Probe::NotReady(text) | Probe::WrongRuntime(text) => {
+            return Err(text.clone());
+        }
         Probe::Unauthorized => return Err("the agent refuses its token".to_owned()),
     };
     if !status.ready {
@@ -77,7 +90,9 @@ pub fn settle(outcome: &ClaimOutcome, dialect: Dialect) -> Settlement {
         // Never reset, never replaced at once: a live user may be in it. Proven anew it turns out Tainted.
         ClaimOutcome::Busy => Settlement::Back("already bound to a conversation".to_owned()),
         // A gateway that was called cannot be asked whether it is clean: it is replaced.
-        ClaimOutcome::Refused(Refusal::Invalid(text)) if dialect == Dialect::Gateway => Settlement::Replace(text.clone()),
+        ClaimOutcome::Refused(Refusal::Invalid(text)) if dialect == Dialect::Gateway => {
+            Settlement::Replace(text.clone())
+        }
         ClaimOutcome::Refused(refusal) => Settlement::Back(match refusal {
             Refusal::NotSent => "the agent cannot be reached".to_owned(),
             Refusal::Unauthorized => "the agent refuses its token".to_owned(),
@@ -85,7 +100,9 @@ pub fn settle(outcome: &ClaimOutcome, dialect: Dialect) -> Settlement {
             Refusal::NotReady => "the agent is not ready".to_owned(),
             Refusal::Invalid(text) => text.clone(),
         }),
-        ClaimOutcome::Failed(text) | ClaimOutcome::Unknown(text) => Settlement::Replace(text.clone()),
+        ClaimOutcome::Failed(text) | ClaimOutcome::Unknown(text) => {
+            Settlement::Replace(text.clone())
+        }
     }
 }
 
@@ -95,7 +112,9 @@ pub fn settle(outcome: &ClaimOutcome, dialect: Dialect) -> Settlement {
 /// agent is gone, or two agents join; and a request that an agent refuses as such is refused by every agent.
 pub fn may_go_on(outcome: &ClaimOutcome, join: bool) -> bool {
     match outcome {
-        ClaimOutcome::Bound { .. } | ClaimOutcome::Pending | ClaimOutcome::Refused(Refusal::Invalid(_)) => false,
+        ClaimOutcome::Bound { .. }
+        | ClaimOutcome::Pending
+        | ClaimOutcome::Refused(Refusal::Invalid(_)) => false,
         ClaimOutcome::Refused(_) | ClaimOutcome::Busy => true,
         ClaimOutcome::Failed(_) | ClaimOutcome::Unknown(_) => !join,
     }
@@ -106,31 +125,65 @@ mod tests {
     use super::*;
 
     fn answered(status: AgentStatus) -> Probe {
-        Probe::Answered { dialect: Dialect::PoolServer, kind: None, version: None, status }
+        Probe::Answered {
+            dialect: Dialect::PoolServer,
+            kind: None,
+            version: None,
+            status,
+        }
     }
 
     #[test]
     fn only_a_ready_unbound_clean_agent_is_called() {
-        let good = AgentStatus { ready: true, clean: Some(true), ..AgentStatus::default() };
-        let call = |status: &AgentStatus| may_be_called(&answered(status.clone()), Dialect::PoolServer, false, true).is_ok();
+        let good = AgentStatus {
+            ready: true,
+            clean: Some(true),
+            ..AgentStatus::default()
+        };
+        let call = |status: &AgentStatus| {
+            may_be_called(&answered(status.clone()), Dialect::PoolServer, false, true).is_ok()
+        };
         assert!(call(&good));
         for bad in [
-            AgentStatus { ready: false, ..good.clone() },
-            AgentStatus { conversation: Some("c".into()), ..good.clone() },
-            AgentStatus { pending: true, ..good.clone() },
-            AgentStatus { clean: Some(false), ..good.clone() },
-            AgentStatus { clean: None, ..good.clone() },
+            AgentStatus {
+                ready: false,
+                ..good.clone()
+            },
+            AgentStatus {
+                conversation: Some("c".into()),
+                ..good.clone()
+            },
+            AgentStatus {
+                pending: true,
+                ..good.clone()
+            },
+            AgentStatus {
+                clean: Some(false),
+                ..good.clone()
+            },
+            AgentStatus {
+                clean: None,
+                ..good.clone()
+            },
         ] {
             assert!(!call(&bad), "{bad:?}");
         }
-        for bad in [Probe::Unauthorized, Probe::Unreachable("x".into()), Probe::NotReady("x".into()), Probe::WrongRuntime("x".into())] {
+        for bad in [
+            Probe::Unauthorized,
+            Probe::Unreachable("x".into()),
+            Probe::NotReady("x".into()),
+            Probe::WrongRuntime("x".into()),
+        ] {
             assert!(may_be_called(&bad, Dialect::PoolServer, true, true).is_err());
         }
     }
 
     #[test]
     fn a_gateway_is_called_in_its_first_turn_only() {
-        let status = AgentStatus { ready: true, ..AgentStatus::default() };
+        let status = AgentStatus {
+            ready: true,
+            ..AgentStatus::default()
+        };
         assert!(may_be_called(&answered(status.clone()), Dialect::Gateway, false, true).is_ok());
         assert!(may_be_called(&answered(status.clone()), Dialect::Gateway, false, false).is_err());
         assert!(may_be_called(&answered(status), Dialect::Gateway, true, false).is_ok());
@@ -139,20 +192,37 @@ mod tests {
     #[test]
     fn what_may_have_bound_is_replaced_and_what_did_nothing_goes_back() {
         for dialect in [Dialect::PoolServer, Dialect::Gateway] {
-            for unsure in [ClaimOutcome::Failed("x".into()), ClaimOutcome::Unknown("x".into())] {
+            for unsure in [
+                ClaimOutcome::Failed("x".into()),
+                ClaimOutcome::Unknown("x".into()),
+            ] {
                 assert!(matches!(settle(&unsure, dialect), Settlement::Replace(_)));
                 assert!(may_go_on(&unsure, false) && !may_go_on(&unsure, true));
             }
-            for nothing in [Refusal::NotSent, Refusal::Unauthorized, Refusal::WrongRuntime, Refusal::NotReady] {
+            for nothing in [
+                Refusal::NotSent,
+                Refusal::Unauthorized,
+                Refusal::WrongRuntime,
+                Refusal::NotReady,
+            ] {
                 let outcome = ClaimOutcome::Refused(nothing);
                 assert!(matches!(settle(&outcome, dialect), Settlement::Back(_)));
                 assert!(may_go_on(&outcome, true));
             }
-            assert!(matches!(settle(&ClaimOutcome::Busy, dialect), Settlement::Back(_)));
+            assert!(matches!(
+                settle(&ClaimOutcome::Busy, dialect),
+                Settlement::Back(_)
+            ));
         }
         let invalid = ClaimOutcome::Refused(Refusal::Invalid("x".into()));
-        assert!(matches!(settle(&invalid, Dialect::Gateway), Settlement::Replace(_)));
-        assert!(matches!(settle(&invalid, Dialect::PoolServer), Settlement::Back(_)));
+        assert!(matches!(
+            settle(&invalid, Dialect::Gateway),
+            Settlement::Replace(_)
+        ));
+        assert!(matches!(
+            settle(&invalid, Dialect::PoolServer),
+            Settlement::Back(_)
+        ));
         assert!(!may_go_on(&invalid, false));
     }
 

@@ -73,4 +73,3 @@ pub enum Presence {
     /// Nobody knows.
     Unknown,
 }
-

@@ -77,7 +77,11 @@ pub fn is_production(environment: &str) -> bool {
 
 /// The XMTP network of an environment unless a variable says otherwise.
 pub fn default_xmtp_env(environment: &str) -> &'static str {
-    if is_production(environment) { "production" } else { "dev" }
+    if is_production(environment) {
+        "production"
+    } else {
+        "dev"
+    }
 }
 
 /// The provider of a pool, as `status.provider` and `spec.provider.kind` name it.
@@ -93,10 +97,20 @@ pub fn provider_kind(provider: &Provider) -> &'static str {
 
 /// What a claim sets off, the provider's default included.
 pub fn replacement(spec: &AgentPoolSpec) -> Replacement {
-    spec.replacement.unwrap_or(if spec.provider.sprites.is_some() { Replacement::OneForOne } else { Replacement::ToMinIdle })
+    spec.replacement
+        .unwrap_or(if spec.provider.sprites.is_some() {
+            Replacement::OneForOne
+        } else {
+            Replacement::ToMinIdle
+        })
 }
 
 /// What becomes of a released agent, the provider's default included.
 pub fn on_release(spec: &AgentPoolSpec) -> OnRelease {
-    spec.on_release.unwrap_or(if spec.provider.sprites.is_some() { OnRelease::Recycle } else { OnRelease::Destroy })
+    spec.on_release
+        .unwrap_or(if spec.provider.sprites.is_some() {
+            OnRelease::Recycle
+        } else {
+            OnRelease::Destroy
+        })
 }

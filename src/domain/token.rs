@@ -51,13 +51,20 @@ impl RootKey {
 
     /// The token number `n` of an instance, 64 lower-case hex digits. `key` is the fingerprint recorded with the
     /// instance; `None` where neither key has it (then nobody can know the token).
-    pub fn token(&self, purpose: Purpose, id: &str, n: i64, key: Option<&str>) -> Option<SecretString> {
+    pub fn token(
+        &self,
+        purpose: Purpose,
+        id: &str,
+        n: i64,
+        key: Option<&str>,
+    ) -> Option<SecretString> {
         let root = match key {
             None => &self.current,
             Some(key) if key == fingerprint(&self.current) => &self.current,
             Some(key) => self.previous.as_ref().filter(|p| key == fingerprint(p))?,
         };
-        let mut mac = Hmac::<Sha256>::new_from_slice(root.expose_secret()).expect("HMAC takes keys of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(root.expose_secret())
+            .expect("HMAC takes keys of any length");
         mac.update(purpose.word().as_bytes());
         mac.update(&[0]);
         mac.update(id.as_bytes());
@@ -86,7 +93,10 @@ mod tests {
         let key = RootKey::new(vec![1; 32], None);
         let a = text(key.token(Purpose::Gateway, "a", 1, None));
         assert_eq!(a.len(), 64);
-        assert!(a.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()));
+        assert!(
+            a.bytes()
+                .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+        );
         for other in [
             text(key.token(Purpose::Gateway, "a", 2, None)),
             text(key.token(Purpose::Gateway, "b", 1, None)),
@@ -103,7 +113,13 @@ mod tests {
         let old = RootKey::new(vec![1; 32], None);
         let new = RootKey::new(vec![2; 32], Some(vec![1; 32]));
         let recorded = old.fingerprint();
-        assert_eq!(text(old.token(Purpose::Gateway, "a", 1, None)), text(new.token(Purpose::Gateway, "a", 1, Some(&recorded))));
-        assert!(old.token(Purpose::Gateway, "a", 1, Some("unknown")).is_none());
+        assert_eq!(
+            text(old.token(Purpose::Gateway, "a", 1, None)),
+            text(new.token(Purpose::Gateway, "a", 1, Some(&recorded)))
+        );
+        assert!(
+            old.token(Purpose::Gateway, "a", 1, Some("unknown"))
+                .is_none()
+        );
     }
 }

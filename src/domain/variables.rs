@@ -38,12 +38,22 @@ pub type SecretKey = (String, String);
 
 /// The references whose values [`variables`] needs.
 pub fn references(template: &Template) -> Vec<&SecretKeyRef> {
-    template.runtime.env.iter().filter_map(|e| e.value_from.as_ref()).map(|s| &s.secret_key_ref).collect()
+    template
+        .runtime
+        .env
+        .iter()
+        .filter_map(|e| e.value_from.as_ref())
+        .map(|s| &s.secret_key_ref)
+        .collect()
 }
 
 /// The agent's kind, by its image's name: Hermes where the name says so, else OpenClaw.
 pub fn kind_of_image(reference: &str) -> &'static str {
-    if reference.contains("convos-runtime-hermes") { "hermes" } else { "openclaw" }
+    if reference.contains("convos-runtime-hermes") {
+        "hermes"
+    } else {
+        "openclaw"
+    }
 }
 
 /// Every variable of an agent, by name. Err: which of the pool's values cannot be used and why.
@@ -54,7 +64,10 @@ pub fn variables(m: &Material<'_>) -> Result<BTreeMap<String, String>, String> {
             all.insert(name.to_owned(), value.to_owned());
         }
     };
-    set("XMTP_ENV", template::default_xmtp_env(&m.template.environment));
+    set(
+        "XMTP_ENV",
+        template::default_xmtp_env(&m.template.environment),
+    );
     set("PORT", &AGENT_PORT.to_string());
     set("INSTANCE_ID", m.id);
     set("POOL_URL", m.public_url.unwrap_or_default());
@@ -65,7 +78,10 @@ pub fn variables(m: &Material<'_>) -> Result<BTreeMap<String, String>, String> {
     if railway.is_some_and(|r| r.source.repository.is_some()) {
         set("GATEWAY_AUTH_TOKEN", m.token.unwrap_or_default());
     }
-    let image = railway.and_then(|r| r.source.image.as_ref()).map(|i| i.reference.as_str()).unwrap_or_default();
+    let image = railway
+        .and_then(|r| r.source.image.as_ref())
+        .map(|i| i.reference.as_str())
+        .unwrap_or_default();
     match m.template.runtime.env_profile {
         Some(EnvProfile::Legacy) => {
             set("OPENCLAW_STATE_DIR", "/app");
@@ -78,7 +94,14 @@ pub fn variables(m: &Material<'_>) -> Result<BTreeMap<String, String>, String> {
             set("POOL_ENVIRONMENT", &m.template.environment);
             set("DEFAULT_AGENT_NAME", "Assistant");
             set("_RUNTIME_IMAGE", image);
-            set("RUNTIME_TYPE", if image.is_empty() { "" } else { kind_of_image(image) });
+            set(
+                "RUNTIME_TYPE",
+                if image.is_empty() {
+                    ""
+                } else {
+                    kind_of_image(image)
+                },
+            );
         }
     }
     for entry in &m.template.runtime.env {
@@ -88,12 +111,20 @@ pub fn variables(m: &Material<'_>) -> Result<BTreeMap<String, String>, String> {
                 let reference = &source.secret_key_ref;
                 m.secrets
                     .get(&(reference.name.clone(), reference.key.clone()))
-                    .ok_or_else(|| format!("runtime.env {}: Secret {} has no value for {}", entry.name, reference.name, reference.key))?
+                    .ok_or_else(|| {
+                        format!(
+                            "runtime.env {}: Secret {} has no value for {}",
+                            entry.name, reference.name, reference.key
+                        )
+                    })?
             }
             (None, None) => "",
         };
         if value.contains("${{") {
-            return Err(format!("runtime.env {}: the value contains ${{{{, which Railway would interpolate: remove it", entry.name));
+            return Err(format!(
+                "runtime.env {}: the value contains ${{{{, which Railway would interpolate: remove it",
+                entry.name
+            ));
         }
         set(&entry.name, value);
     }
@@ -116,7 +147,10 @@ mod tests {
         .unwrap()
     }
 
-    fn made(template: &Template, secrets: &BTreeMap<SecretKey, String>) -> Result<BTreeMap<String, String>, String> {
+    fn made(
+        template: &Template,
+        secrets: &BTreeMap<SecretKey, String>,
+    ) -> Result<BTreeMap<String, String>, String> {
         variables(&Material {
             template,
             id: "abc",
@@ -131,11 +165,26 @@ mod tests {
 
     #[test]
     fn minimal_has_exactly_these() {
-        let all = made(&template(serde_json::json!([]), "Minimal"), &BTreeMap::new()).unwrap();
+        let all = made(
+            &template(serde_json::json!([]), "Minimal"),
+            &BTreeMap::new(),
+        )
+        .unwrap();
         let names: Vec<&str> = all.keys().map(String::as_str).collect();
         assert_eq!(
             names,
-            ["AGENTPOOL_OWNER", "DEFAULT_AGENT_NAME", "GATEWAY_TOKEN", "INSTANCE_ID", "OPENCLAW_GATEWAY_TOKEN", "POOL_ENVIRONMENT", "PORT", "RUNTIME_TYPE", "XMTP_ENV", "_RUNTIME_IMAGE"]
+            [
+                "AGENTPOOL_OWNER",
+                "DEFAULT_AGENT_NAME",
+                "GATEWAY_TOKEN",
+                "INSTANCE_ID",
+                "OPENCLAW_GATEWAY_TOKEN",
+                "POOL_ENVIRONMENT",
+                "PORT",
+                "RUNTIME_TYPE",
+                "XMTP_ENV",
+                "_RUNTIME_IMAGE"
+            ]
         );
         assert_eq!(all["RUNTIME_TYPE"], "hermes");
         assert_eq!(all["XMTP_ENV"], "dev");
@@ -147,7 +196,19 @@ mod tests {
         let names: Vec<&str> = all.keys().map(String::as_str).collect();
         assert_eq!(
             names,
-            ["AGENTPOOL_OWNER", "CHROMIUM_PATH", "GATEWAY_TOKEN", "INSTANCE_ID", "OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_STATE_DIR", "POOL_API_KEY", "PORT", "PRIVATE_WALLET_KEY", "SETUP_PASSWORD", "XMTP_ENV"]
+            [
+                "AGENTPOOL_OWNER",
+                "CHROMIUM_PATH",
+                "GATEWAY_TOKEN",
+                "INSTANCE_ID",
+                "OPENCLAW_GATEWAY_TOKEN",
+                "OPENCLAW_STATE_DIR",
+                "POOL_API_KEY",
+                "PORT",
+                "PRIVATE_WALLET_KEY",
+                "SETUP_PASSWORD",
+                "XMTP_ENV"
+            ]
         );
         assert_eq!(all["PRIVATE_WALLET_KEY"], "0x77");
     }
@@ -158,14 +219,29 @@ mod tests {
             {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]);
         let secrets = BTreeMap::from([(("s".to_owned(), "k".to_owned()), "hidden".to_owned())]);
         let all = made(&template(env.clone(), "Minimal"), &secrets).unwrap();
-        assert_eq!((all["XMTP_ENV"].as_str(), all["KEY"].as_str(), all[OWNER].as_str()), ("production", "hidden", "c/n/abc"));
+        assert_eq!(
+            (
+                all["XMTP_ENV"].as_str(),
+                all["KEY"].as_str(),
+                all[OWNER].as_str()
+            ),
+            ("production", "hidden", "c/n/abc")
+        );
         assert!(!all.contains_key("EMPTY"));
-        assert!(made(&template(env, "Minimal"), &BTreeMap::new()).unwrap_err().contains("Secret s"));
+        assert!(
+            made(&template(env, "Minimal"), &BTreeMap::new())
+                .unwrap_err()
+                .contains("Secret s")
+        );
     }
 
     #[test]
     fn interpolation_is_refused() {
         let env = serde_json::json!([{"name": "X", "value": "${{shared.SECRET}}"}]);
-        assert!(made(&template(env, "Minimal"), &BTreeMap::new()).unwrap_err().contains("interpolate"));
+        assert!(
+            made(&template(env, "Minimal"), &BTreeMap::new())
+                .unwrap_err()
+                .contains("interpolate")
+        );
     }
 }

@@ -18,11 +18,18 @@ fn name(pool: &AgentPool) -> &str {
 }
 
 fn params() -> PatchParams {
-    PatchParams { field_manager: Some(MANAGER_CONTROLLER.to_owned()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(MANAGER_CONTROLLER.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 /// Writes a pool's status as computed from the pool as it was read; `None` where nothing differs. 409: it changed.
-pub async fn write_pool_status(api: &Api<AgentPool>, pool: &AgentPool, new: &AgentPoolStatus) -> Result<Option<AgentPool>, K8sError> {
+pub async fn write_pool_status(
+    api: &Api<AgentPool>,
+    pool: &AgentPool,
+    new: &AgentPoolStatus,
+) -> Result<Option<AgentPool>, K8sError> {
     let (old, new) = (json!({"status": pool.status}), json!({"status": new}));
     let mut operations = json_patch::diff(&old, &new).0;
     if operations.is_empty() {
@@ -30,30 +37,66 @@ pub async fn write_pool_status(api: &Api<AgentPool>, pool: &AgentPool, new: &Age
     }
     let pointer = |path: &str| PointerBuf::parse(path).expect("a constant JSON pointer");
     if pool.status.is_none() {
-        operations = vec![PatchOperation::Add(AddOperation { path: pointer("/status"), value: new["status"].clone() })];
+        operations = vec![PatchOperation::Add(AddOperation {
+            path: pointer("/status"),
+            value: new["status"].clone(),
+        })];
     }
     let version = json!(pool.metadata.resource_version);
-    operations.insert(0, PatchOperation::Replace(ReplaceOperation { path: pointer("/metadata/resourceVersion"), value: version }));
+    operations.insert(
+        0,
+        PatchOperation::Replace(ReplaceOperation {
+            path: pointer("/metadata/resourceVersion"),
+            value: version,
+        }),
+    );
     let patch: Patch<Value> = Patch::Json(JsonPatch(operations));
-    within(CALL_LIMIT, || format!("write the status of pool {}", name(pool)), api.patch_status(name(pool), &params(), &patch)).await.map(Some)
+    within(
+        CALL_LIMIT,
+        || format!("write the status of pool {}", name(pool)),
+        api.patch_status(name(pool), &params(), &patch),
+    )
+    .await
+    .map(Some)
 }
 
 /// Adds or removes the pool's finalizer, where the pool is as it was read.
-pub async fn set_pool_finalizer(api: &Api<AgentPool>, pool: &AgentPool, present: bool) -> Result<AgentPool, K8sError> {
+pub async fn set_pool_finalizer(
+    api: &Api<AgentPool>,
+    pool: &AgentPool,
+    present: bool,
+) -> Result<AgentPool, K8sError> {
     let mut finalizers = pool.metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|f| f != POOL_FINALIZER);
     if present {
         finalizers.push(POOL_FINALIZER.to_owned());
     }
     let patch = json!({"metadata": {"resourceVersion": pool.metadata.resource_version, "finalizers": finalizers}});
-    within(CALL_LIMIT, || format!("write the finalizer of pool {}", name(pool)), api.patch(name(pool), &params(), &Patch::Merge(patch))).await
+    within(
+        CALL_LIMIT,
+        || format!("write the finalizer of pool {}", name(pool)),
+        api.patch(name(pool), &params(), &Patch::Merge(patch)),
+    )
+    .await
 }
 
 /// Creates an instance; it exists already: done, by whoever.
-pub async fn create_instance(api: &Api<AgentInstance>, instance: &AgentInstance) -> Result<(), K8sError> {
-    let post = PostParams { field_manager: Some(MANAGER_CONTROLLER.to_owned()), ..PostParams::default() };
+pub async fn create_instance(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+) -> Result<(), K8sError> {
+    let post = PostParams {
+        field_manager: Some(MANAGER_CONTROLLER.to_owned()),
+        ..PostParams::default()
+    };
     let object = instance.metadata.name.as_deref().unwrap_or_default();
-    match within(CALL_LIMIT, || format!("create instance {object}"), api.create(&post, instance)).await {
+    match within(
+        CALL_LIMIT,
+        || format!("create instance {object}"),
+        api.create(&post, instance),
+    )
+    .await
+    {
         Ok(_) => Ok(()),
         Err(e) if e.is_conflict() => Ok(()),
         Err(e) => Err(e),

@@ -72,7 +72,13 @@ pub async fn within<T>(
 ) -> Result<T, K8sError> {
     match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(K8sError::Api { doing: doing(), source: Box::new(source) }),
-        Err(_) => Err(K8sError::Timeout { doing: doing(), limit }),
+        Ok(Err(source)) => Err(K8sError::Api {
+            doing: doing(),
+            source: Box::new(source),
+        }),
+        Err(_) => Err(K8sError::Timeout {
+            doing: doing(),
+            limit,
+        }),
     }
 }

@@ -8,7 +8,9 @@
 //! * *Release* clears the claim and raises the turn, in one write.
 
 use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, Patch as JsonPatch, PatchOperation, ReplaceOperation, TestOperation};
+use json_patch::{
+    AddOperation, Patch as JsonPatch, PatchOperation, ReplaceOperation, TestOperation,
+};
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
@@ -23,11 +25,18 @@ fn name(instance: &AgentInstance) -> &str {
 }
 
 fn version(instance: &AgentInstance) -> &str {
-    instance.metadata.resource_version.as_deref().unwrap_or_default()
+    instance
+        .metadata
+        .resource_version
+        .as_deref()
+        .unwrap_or_default()
 }
 
 fn params(manager: &str) -> PatchParams {
-    PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() }
+    PatchParams {
+        field_manager: Some(manager.to_owned()),
+        ..PatchParams::default()
+    }
 }
 
 fn pointer(path: &str) -> PointerBuf {
@@ -35,44 +44,84 @@ fn pointer(path: &str) -> PointerBuf {
 }
 
 fn test(path: &str, value: Value) -> PatchOperation {
-    PatchOperation::Test(TestOperation { path: pointer(path), value })
+    PatchOperation::Test(TestOperation {
+        path: pointer(path),
+        value,
+    })
 }
 
 fn add(path: &str, value: Value) -> PatchOperation {
-    PatchOperation::Add(AddOperation { path: pointer(path), value })
+    PatchOperation::Add(AddOperation {
+        path: pointer(path),
+        value,
+    })
 }
 
 fn at_version(instance: &AgentInstance) -> PatchOperation {
     // Replacing the version makes the API server compare it: a stale one is a 409, never repeated by the server.
-    PatchOperation::Replace(ReplaceOperation { path: pointer("/metadata/resourceVersion"), value: json!(version(instance)) })
+    PatchOperation::Replace(ReplaceOperation {
+        path: pointer("/metadata/resourceVersion"),
+        value: json!(version(instance)),
+    })
 }
 
 /// Sets the claim on an instance as it was read. 409: somebody wrote since.
-pub async fn reserve(api: &Api<AgentInstance>, instance: &AgentInstance, claim: &Claim) -> Result<AgentInstance, K8sError> {
-    let patch = json!({"metadata": {"resourceVersion": version(instance)}, "spec": {"claim": claim}});
-    within(CALL_LIMIT, || format!("reserve {}", name(instance)), api.patch(name(instance), &params(MANAGER_CLAIM), &Patch::Merge(patch))).await
+pub async fn reserve(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+    claim: &Claim,
+) -> Result<AgentInstance, K8sError> {
+    let patch =
+        json!({"metadata": {"resourceVersion": version(instance)}, "spec": {"claim": claim}});
+    within(
+        CALL_LIMIT,
+        || format!("reserve {}", name(instance)),
+        api.patch(name(instance), &params(MANAGER_CLAIM), &Patch::Merge(patch)),
+    )
+    .await
 }
 
 /// Records what came of a claim, where the claim is still ours. 422: it is not, or the instance is not ours to claim.
-pub async fn record(api: &Api<AgentInstance>, object: &str, claim_id: &str, status: &AgentInstanceStatus) -> Result<AgentInstance, K8sError> {
+pub async fn record(
+    api: &Api<AgentInstance>,
+    object: &str,
+    claim_id: &str,
+    status: &AgentInstanceStatus,
+) -> Result<AgentInstance, K8sError> {
     let operations = vec![
         test("/spec/claim/id", json!(claim_id)),
         add("/status/claim", json!(status.claim)),
         add("/status/phase", json!(status.phase)),
-        add("/status/observedGeneration", json!(status.observed_generation)),
+        add(
+            "/status/observedGeneration",
+            json!(status.observed_generation),
+        ),
         add("/status/conditions", json!(status.conditions)),
     ];
     let patch: Patch<Value> = Patch::Json(JsonPatch(operations));
-    within(CALL_LIMIT, || format!("record the claim on {object}"), api.patch_status(object, &params(MANAGER_CLAIM), &patch)).await
+    within(
+        CALL_LIMIT,
+        || format!("record the claim on {object}"),
+        api.patch_status(object, &params(MANAGER_CLAIM), &patch),
+    )
+    .await
 }
 
 /// Clears the claim and raises the turn, where the instance is as it was read: out of stock until proven again.
-pub async fn release(api: &Api<AgentInstance>, instance: &AgentInstance) -> Result<AgentInstance, K8sError> {
+pub async fn release(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+) -> Result<AgentInstance, K8sError> {
     let patch = json!({
         "metadata": {"resourceVersion": version(instance)},
         "spec": {"claim": null, "release": null, "turn": instance.spec.turn + 1},
     });
-    within(CALL_LIMIT, || format!("release {}", name(instance)), api.patch(name(instance), &params(MANAGER_CLAIM), &Patch::Merge(patch))).await
+    within(
+        CALL_LIMIT,
+        || format!("release {}", name(instance)),
+        api.patch(name(instance), &params(MANAGER_CLAIM), &Patch::Merge(patch)),
+    )
+    .await
 }
 
 /// Writes a status computed from an instance as it was read; `None` where nothing differs and nothing was written.
@@ -93,23 +142,46 @@ pub async fn write_status(
     }
     operations.insert(0, at_version(instance));
     let patch: Patch<Value> = Patch::Json(JsonPatch(operations));
-    within(CALL_LIMIT, || format!("write the status of {}", name(instance)), api.patch_status(name(instance), &params(MANAGER_CONTROLLER), &patch))
-        .await
-        .map(Some)
+    within(
+        CALL_LIMIT,
+        || format!("write the status of {}", name(instance)),
+        api.patch_status(name(instance), &params(MANAGER_CONTROLLER), &patch),
+    )
+    .await
+    .map(Some)
 }
 
 /// Lets an instance go, where its finalizer list is as it was read.
-pub async fn remove_finalizer(api: &Api<AgentInstance>, instance: &AgentInstance) -> Result<(), K8sError> {
-    let left: Vec<&String> =
-        instance.metadata.finalizers.iter().flatten().filter(|f| f.as_str() != INSTANCE_FINALIZER).collect();
+pub async fn remove_finalizer(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+) -> Result<(), K8sError> {
+    let left: Vec<&String> = instance
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .filter(|f| f.as_str() != INSTANCE_FINALIZER)
+        .collect();
     let patch = json!({"metadata": {"resourceVersion": version(instance), "finalizers": left}});
-    within(CALL_LIMIT, || format!("let go of {}", name(instance)), api.patch(name(instance), &params(MANAGER_CONTROLLER), &Patch::Merge(patch)))
-        .await
-        .map(drop)
+    within(
+        CALL_LIMIT,
+        || format!("let go of {}", name(instance)),
+        api.patch(
+            name(instance),
+            &params(MANAGER_CONTROLLER),
+            &Patch::Merge(patch),
+        ),
+    )
+    .await
+    .map(drop)
 }
 
 /// Deletes an instance, if it is still the object that was read, at the version that was read. 409: it is not.
-pub async fn delete_as_read(api: &Api<AgentInstance>, instance: &AgentInstance) -> Result<(), K8sError> {
+pub async fn delete_as_read(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+) -> Result<(), K8sError> {
     let params = DeleteParams {
         preconditions: Some(Preconditions {
             uid: instance.metadata.uid.clone(),
@@ -117,5 +189,11 @@ pub async fn delete_as_read(api: &Api<AgentInstance>, instance: &AgentInstance) 
         }),
         ..DeleteParams::background()
     };
-    within(CALL_LIMIT, || format!("delete {}", name(instance)), api.delete(name(instance), &params)).await.map(drop)
+    within(
+        CALL_LIMIT,
+        || format!("delete {}", name(instance)),
+        api.delete(name(instance), &params),
+    )
+    .await
+    .map(drop)
 }

@@ -26,19 +26,45 @@ pub enum SecretError {
 }
 
 /// One value of a Secret, as text without surrounding white space.
-pub async fn value(client: &Client, namespace: &str, reference: &SecretKeyRef) -> Result<SecretString, SecretError> {
+pub async fn value(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretKeyRef,
+) -> Result<SecretString, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = within(CALL_LIMIT, || format!("read Secret {namespace}/{}", reference.name), api.get_opt(&reference.name)).await?;
+    let found = within(
+        CALL_LIMIT,
+        || format!("read Secret {namespace}/{}", reference.name),
+        api.get_opt(&reference.name),
+    )
+    .await?;
     let Some(secret) = found else {
-        return Err(SecretError::Missing(format!("Secret {namespace}/{} does not exist: create it with the key {}", reference.name, reference.key)));
+        return Err(SecretError::Missing(format!(
+            "Secret {namespace}/{} does not exist: create it with the key {}",
+            reference.name, reference.key
+        )));
     };
-    let bytes = secret.data.as_ref().and_then(|d| d.get(&reference.key)).ok_or_else(|| {
-        SecretError::Missing(format!("Secret {namespace}/{} has no key {}: add it", reference.name, reference.key))
+    let bytes = secret
+        .data
+        .as_ref()
+        .and_then(|d| d.get(&reference.key))
+        .ok_or_else(|| {
+            SecretError::Missing(format!(
+                "Secret {namespace}/{} has no key {}: add it",
+                reference.name, reference.key
+            ))
+        })?;
+    let text = std::str::from_utf8(&bytes.0).map_err(|_| {
+        SecretError::Missing(format!(
+            "Secret {namespace}/{} key {} is not text",
+            reference.name, reference.key
+        ))
     })?;
-    let text = std::str::from_utf8(&bytes.0)
-        .map_err(|_| SecretError::Missing(format!("Secret {namespace}/{} key {} is not text", reference.name, reference.key)))?;
     if text.trim().is_empty() {
-        return Err(SecretError::Missing(format!("Secret {namespace}/{} key {} is empty", reference.name, reference.key)));
+        return Err(SecretError::Missing(format!(
+            "Secret {namespace}/{} key {} is empty",
+            reference.name, reference.key
+        )));
     }
     Ok(SecretString::from(text.trim().to_owned()))
 }
@@ -51,23 +77,45 @@ pub const ROOT_PREVIOUS: &str = "previous";
 /// The release's root keys, current and previous; created from `fresh` where there are none yet.
 ///
 /// Creation is arbitrated by the API server: of two processes, one creates and the other reads.
-pub async fn root_key(client: &Client, namespace: &str, name: &str, fresh: [u8; 32]) -> Result<(Vec<u8>, Option<Vec<u8>>), SecretError> {
+pub async fn root_key(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    fresh: [u8; 32],
+) -> Result<(Vec<u8>, Option<Vec<u8>>), SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let read = || within(CALL_LIMIT, || format!("read Secret {namespace}/{name}"), api.get_opt(name));
+    let read = || {
+        within(
+            CALL_LIMIT,
+            || format!("read Secret {namespace}/{name}"),
+            api.get_opt(name),
+        )
+    };
     let secret = match read().await? {
         Some(secret) => secret,
         None => {
             let new = Secret {
-                metadata: kube::api::ObjectMeta { name: Some(name.to_owned()), ..Default::default() },
-                data: Some(BTreeMap::from([(ROOT_CURRENT.to_owned(), ByteString(fresh.to_vec()))])),
+                metadata: kube::api::ObjectMeta {
+                    name: Some(name.to_owned()),
+                    ..Default::default()
+                },
+                data: Some(BTreeMap::from([(
+                    ROOT_CURRENT.to_owned(),
+                    ByteString(fresh.to_vec()),
+                )])),
                 ..Default::default()
             };
-            let created = within(CALL_LIMIT, || format!("create Secret {namespace}/{name}"), api.create(&PostParams::default(), &new)).await;
+            let created = within(
+                CALL_LIMIT,
+                || format!("create Secret {namespace}/{name}"),
+                api.create(&PostParams::default(), &new),
+            )
+            .await;
             match created {
                 Ok(secret) => secret,
-                Err(e) if e.is_conflict() => {
-                    read().await?.ok_or_else(|| SecretError::Missing(format!("Secret {namespace}/{name} came and went")))?
-                }
+                Err(e) if e.is_conflict() => read().await?.ok_or_else(|| {
+                    SecretError::Missing(format!("Secret {namespace}/{name} came and went"))
+                })?,
                 Err(e) => return Err(e.into()),
             }
         }
@@ -76,7 +124,11 @@ pub async fn root_key(client: &Client, namespace: &str, name: &str, fresh: [u8; 
     let current = data
         .remove(ROOT_CURRENT)
         .filter(|k| k.0.len() >= 16)
-        .ok_or_else(|| SecretError::Missing(format!("Secret {namespace}/{name} needs the key `{ROOT_CURRENT}` with at least 16 bytes")))?;
+        .ok_or_else(|| {
+            SecretError::Missing(format!(
+                "Secret {namespace}/{name} needs the key `{ROOT_CURRENT}` with at least 16 bytes"
+            ))
+        })?;
     Ok((current.0, data.remove(ROOT_PREVIOUS).map(|k| k.0)))
 }
 
@@ -89,7 +141,10 @@ pub struct RootKeys {
 impl RootKeys {
     /// The keys; `None` until they were read for the first time.
     pub fn get(&self) -> Option<Arc<RootKey>> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Replaces them.

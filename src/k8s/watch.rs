@@ -38,11 +38,20 @@ pub fn start<K>(
     touched: impl Fn(&K, bool) + Send + Sync + 'static,
 ) -> (Store<K>, impl Future<Output = ()> + Send + 'static)
 where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+    K: Resource<DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
     K::DynamicType: Eq + Hash + Clone + Default,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(api, watcher::Config::default()).modify(move |o| trim(o)).default_backoff().reflect(writer);
+    let stream = watcher(api, watcher::Config::default())
+        .modify(move |o| trim(o))
+        .default_backoff()
+        .reflect(writer);
     let run = async move {
         let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
@@ -68,7 +77,11 @@ pub fn trim_pool(pool: &mut AgentPool) {
 /// Trims an instance for the cache.
 pub fn trim_instance(instance: &mut AgentInstance) {
     instance.managed_fields_mut().clear();
-    if let Some(text) = instance.spec.claim.as_mut().and_then(|c| c.instructions.as_mut())
+    if let Some(text) = instance
+        .spec
+        .claim
+        .as_mut()
+        .and_then(|c| c.instructions.as_mut())
         && text.chars().count() > INSTRUCTIONS_KEPT
     {
         *text = text.chars().take(INSTRUCTIONS_KEPT).collect();
@@ -82,7 +95,12 @@ where
     K: Resource<DynamicType = ()>,
 {
     let (sender, receiver) = mpsc::unbounded_channel();
-    (Queue { sender: Arc::new(sender) }, receiver)
+    (
+        Queue {
+            sender: Arc::new(sender),
+        },
+        receiver,
+    )
 }
 
 /// The sending side of a queue.
@@ -92,7 +110,9 @@ pub struct Queue<K: Resource<DynamicType = ()>> {
 
 impl<K: Resource<DynamicType = ()>> Clone for Queue<K> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone() }
+        Self {
+            sender: self.sender.clone(),
+        }
     }
 }
 

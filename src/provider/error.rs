@@ -23,6 +23,11 @@ pub struct ProviderError {
 
 impl From<ProviderError> for crate::domain::plan::Trouble {
     fn from(e: ProviderError) -> Self {
-        Self { class: e.class, reason: e.reason, message: e.to_string(), retry_after: e.retry_after }
+        Self {
+            class: e.class,
+            reason: e.reason,
+            message: e.to_string(),
+            retry_after: e.retry_after,
+        }
     }
 }

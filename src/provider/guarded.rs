@@ -13,19 +13,32 @@ use crate::clock::Clock;
 use crate::domain::template::Template;
 
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence, ProviderError, Report,
-    Resource, Seen, StepSpec,
+    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence,
+    ProviderError, Report, Resource, Seen, StepSpec,
 };
 
 /// Told of every call to a provider.
 pub trait CallObserver: Send + Sync {
     /// A call is over. `operation` is the method of the trait, `outcome` is `ok` or the error's class.
-    fn observed(&self, provider: &'static str, operation: &'static str, outcome: &'static str, seconds: f64);
+    fn observed(
+        &self,
+        provider: &'static str,
+        operation: &'static str,
+        outcome: &'static str,
+        seconds: f64,
+    );
 }
 
 /// For where nobody measures.
 impl CallObserver for () {
-    fn observed(&self, _provider: &'static str, _operation: &'static str, _outcome: &'static str, _seconds: f64) {}
+    fn observed(
+        &self,
+        _provider: &'static str,
+        _operation: &'static str,
+        _outcome: &'static str,
+        _seconds: f64,
+    ) {
+    }
 }
 
 /// How long the calls may take as a whole. A provider has limits of its own for each request; these are for what it
@@ -47,7 +60,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { read: s(60), list: s(120), write: s(90), destroy: s(120), diagnose: s(15) }
+        Self {
+            read: s(60),
+            list: s(120),
+            write: s(90),
+            destroy: s(120),
+            diagnose: s(15),
+        }
     }
 }
 
@@ -62,8 +81,19 @@ pub struct Guarded<P> {
 
 impl<P: AgentProvider> Guarded<P> {
     /// `provider` is the metrics' label: `railway`.
-    pub fn new(inner: P, provider: &'static str, clock: Clock, observer: Arc<dyn CallObserver>) -> Self {
-        Self { inner, provider, limits: Limits::default(), clock, observer }
+    pub fn new(
+        inner: P,
+        provider: &'static str,
+        clock: Clock,
+        observer: Arc<dyn CallObserver>,
+    ) -> Self {
+        Self {
+            inner,
+            provider,
+            limits: Limits::default(),
+            clock,
+            observer,
+        }
     }
 
     /// With other limits.
@@ -92,20 +122,36 @@ impl<P: AgentProvider> Guarded<P> {
         };
         let took = self.clock.monotonic().saturating_sub(started);
         let outcome = result.as_ref().map_or_else(|e| e.class.as_str(), |_| "ok");
-        self.observer.observed(self.provider, operation, outcome, took.as_secs_f64());
+        self.observer
+            .observed(self.provider, operation, outcome, took.as_secs_f64());
         span.in_scope(|| {
             let error = result.as_ref().err().map(tracing::field::display);
-            tracing::debug!(outcome, seconds = took.as_secs_f64(), error, "provider call");
+            tracing::debug!(
+                outcome,
+                seconds = took.as_secs_f64(),
+                error,
+                "provider call"
+            );
         });
         result
     }
 }
 
 fn too_late(operation: &str, subject: &str, limit: Duration, class: Class) -> ProviderError {
-    let reason = if class == Class::Ambiguous { Reason::OutcomeUnknown } else { Reason::ProviderUnavailable };
+    let reason = if class == Class::Ambiguous {
+        Reason::OutcomeUnknown
+    } else {
+        Reason::ProviderUnavailable
+    };
     let doing = format!("{operation} {subject}").trim_end().to_owned();
     let message = format!("not done within {} s", limit.as_secs());
-    ProviderError { class, reason, doing, message, retry_after: None }
+    ProviderError {
+        class,
+        reason,
+        doing,
+        message,
+        retry_after: None,
+    }
 }
 
 #[async_trait]
@@ -119,16 +165,33 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
     }
 
     async fn resolve(&self) -> Result<Facts, ProviderError> {
-        self.guard("resolve", "", (self.limits.read, Class::Transient), self.inner.resolve()).await
+        self.guard(
+            "resolve",
+            "",
+            (self.limits.read, Class::Transient),
+            self.inner.resolve(),
+        )
+        .await
     }
 
     fn progress(&self, step: &'static str, known: &Facts, resource: &Resource) -> Seen {
         self.inner.progress(step, known, resource)
     }
 
-    async fn look(&self, key: &Key, known: &Facts, step: &'static str) -> Result<Seen, ProviderError> {
+    async fn look(
+        &self,
+        key: &Key,
+        known: &Facts,
+        step: &'static str,
+    ) -> Result<Seen, ProviderError> {
         let call = self.inner.look(key, known, step);
-        self.guard("look", &key.name, (self.limits.read, Class::Transient), call).await
+        self.guard(
+            "look",
+            &key.name,
+            (self.limits.read, Class::Transient),
+            call,
+        )
+        .await
     }
 
     async fn perform(
@@ -140,36 +203,90 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         inputs: &Inputs,
     ) -> Result<Outcome, ProviderError> {
         let call = self.inner.perform(key, known, step, template, inputs);
-        self.guard("perform", &key.name, (self.limits.write, Class::Ambiguous), call).await
+        self.guard(
+            "perform",
+            &key.name,
+            (self.limits.write, Class::Ambiguous),
+            call,
+        )
+        .await
     }
 
     async fn list(&self) -> Result<Listing, ProviderError> {
-        self.guard("list", "", (self.limits.list, Class::Transient), self.inner.list()).await
+        self.guard(
+            "list",
+            "",
+            (self.limits.list, Class::Transient),
+            self.inner.list(),
+        )
+        .await
     }
 
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
         let call = self.inner.observe(key, known);
-        self.guard("observe", &key.name, (self.limits.read, Class::Transient), call).await
+        self.guard(
+            "observe",
+            &key.name,
+            (self.limits.read, Class::Transient),
+            call,
+        )
+        .await
     }
 
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
         let call = self.inner.destroy(key, known);
-        self.guard("destroy", &key.name, (self.limits.destroy, Class::Ambiguous), call).await
+        self.guard(
+            "destroy",
+            &key.name,
+            (self.limits.destroy, Class::Ambiguous),
+            call,
+        )
+        .await
     }
 
-    async fn prepare_claim(&self, key: &Key, known: &Facts, instructions: &str) -> Result<(), ProviderError> {
+    async fn prepare_claim(
+        &self,
+        key: &Key,
+        known: &Facts,
+        instructions: &str,
+    ) -> Result<(), ProviderError> {
         let call = self.inner.prepare_claim(key, known, instructions);
-        self.guard("prepare_claim", &key.name, (self.limits.write, Class::Ambiguous), call).await
+        self.guard(
+            "prepare_claim",
+            &key.name,
+            (self.limits.write, Class::Ambiguous),
+            call,
+        )
+        .await
     }
 
-    async fn after_claim(&self, key: &Key, known: &Facts, new_name: &str) -> Result<(), ProviderError> {
+    async fn after_claim(
+        &self,
+        key: &Key,
+        known: &Facts,
+        new_name: &str,
+    ) -> Result<(), ProviderError> {
         let call = self.inner.after_claim(key, known, new_name);
-        self.guard("after_claim", &key.name, (self.limits.write, Class::Ambiguous), call).await
+        self.guard(
+            "after_claim",
+            &key.name,
+            (self.limits.write, Class::Ambiguous),
+            call,
+        )
+        .await
     }
 
     async fn diagnose(&self, key: &Key, known: &Facts) -> Report {
         let call = async { Ok(self.inner.diagnose(key, known).await) };
-        match self.guard("diagnose", &key.name, (self.limits.diagnose, Class::Transient), call).await {
+        match self
+            .guard(
+                "diagnose",
+                &key.name,
+                (self.limits.diagnose, Class::Transient),
+                call,
+            )
+            .await
+        {
             Ok(report) => report,
             Err(error) => Report::from([("error".to_owned(), error.to_string().into())]),
         }

@@ -46,7 +46,10 @@ pub struct Inputs {
 
 impl std::fmt::Debug for Inputs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inputs").field("variables", &self.variables.keys()).field("image", &self.image).finish()
+        f.debug_struct("Inputs")
+            .field("variables", &self.variables.keys())
+            .field("image", &self.image)
+            .finish()
     }
 }
 
@@ -87,7 +90,12 @@ pub trait AgentProvider: Send + Sync {
     fn progress(&self, step: &'static str, known: &Facts, resource: &Resource) -> Seen;
 
     /// Reads: has this step happened to our resource, that is our name **and** our mark? Done carries the facts.
-    async fn look(&self, key: &Key, known: &Facts, step: &'static str) -> Result<Seen, ProviderError>;
+    async fn look(
+        &self,
+        key: &Key,
+        known: &Facts,
+        step: &'static str,
+    ) -> Result<Seen, ProviderError>;
 
     /// Sends a step once. At most 90 s; an error of class Ambiguous means nobody knows whether it happened.
     async fn perform(
@@ -110,10 +118,20 @@ pub trait AgentProvider: Send + Sync {
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError>;
 
     /// What has to be done to an agent before the claim call (Sprites: write the instructions). Railway: nothing.
-    async fn prepare_claim(&self, key: &Key, known: &Facts, instructions: &str) -> Result<(), ProviderError>;
+    async fn prepare_claim(
+        &self,
+        key: &Key,
+        known: &Facts,
+        instructions: &str,
+    ) -> Result<(), ProviderError>;
 
     /// Renames the resource after the agent; best effort.
-    async fn after_claim(&self, key: &Key, known: &Facts, new_name: &str) -> Result<(), ProviderError>;
+    async fn after_claim(
+        &self,
+        key: &Key,
+        known: &Facts,
+        new_name: &str,
+    ) -> Result<(), ProviderError>;
 
     /// A diagnostic report, in at most 15 s.
     async fn diagnose(&self, key: &Key, known: &Facts) -> Report;

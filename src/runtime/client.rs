@@ -14,7 +14,10 @@ use serde_json::Value;
 use crate::clock::Clock;
 use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Probe, Refusal};
 
-use super::wire::{Answer, Content, Health, Reply, claimed, error_text, health, is_gateway_status, redacted, status};
+use super::wire::{
+    Answer, Content, Health, Reply, claimed, error_text, health, is_gateway_status, redacted,
+    status,
+};
 use super::{Agent, AgentRuntime, gateway, pool_server};
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -52,27 +55,49 @@ impl HttpRuntime {
                 .retry(reqwest::retry::never())
                 .http1_only()
                 .connect_timeout(CONNECT);
-            if connect_to.is_some() { builder.no_proxy() } else { builder }
+            if connect_to.is_some() {
+                builder.no_proxy()
+            } else {
+                builder
+            }
         };
-        let probes = builder().pool_max_idle_per_host(2).pool_idle_timeout(Duration::from_secs(45)).build()?;
+        let probes = builder()
+            .pool_max_idle_per_host(2)
+            .pool_idle_timeout(Duration::from_secs(45))
+            .build()?;
         let claims = builder().pool_max_idle_per_host(0).build()?;
-        Ok(Self { probes, claims, connect_to, clock: Clock::system() })
+        Ok(Self {
+            probes,
+            claims,
+            connect_to,
+            clock: Clock::system(),
+        })
     }
 
     /// Sends with the agent's token and, where that is refused, once more with the shared key.
     async fn send(&self, client: &reqwest::Client, agent: &Agent, request: Request<'_>) -> Answer {
         let started = self.clock.monotonic();
-        let first = self.once(client, agent, agent.token.as_ref(), &request).await;
+        let first = self
+            .once(client, agent, agent.token.as_ref(), &request)
+            .await;
         match (&first, &agent.shared_key) {
-            (Answer::Reply(reply), Some(key)) if reply.is_refused() && !same(agent.token.as_ref(), key) => {
+            (Answer::Reply(reply), Some(key))
+                if reply.is_refused() && !same(agent.token.as_ref(), key) =>
+            {
                 let spent = self.clock.monotonic().saturating_sub(started);
-                let rest = Request { limit: request.limit.saturating_sub(spent), ..request };
+                let rest = Request {
+                    limit: request.limit.saturating_sub(spent),
+                    ..request
+                };
                 if rest.limit.is_zero() {
                     return first;
                 }
                 let second = self.once(client, agent, Some(key), &rest).await;
                 if matches!(&second, Answer::Reply(r) if !r.is_refused()) {
-                    tracing::debug!(path = request.path, "the agent takes the pool's shared key, not its own token");
+                    tracing::debug!(
+                        path = request.path,
+                        "the agent takes the pool's shared key, not its own token"
+                    );
                 }
                 second
             }
@@ -98,7 +123,8 @@ impl HttpRuntime {
             builder = builder.header(HOST, host);
         }
         if let Some(token) = token {
-            let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())) else {
+            let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+            else {
                 return Answer::NotSent("the token has characters that cannot be sent".to_owned());
             };
             value.set_sensitive(true);
@@ -115,7 +141,9 @@ impl HttpRuntime {
     fn address(&self, base: &str, path: &str) -> Option<(reqwest::Url, Option<String>)> {
         let base: reqwest::Url = base.parse().ok()?;
         let host = base.host_str()?;
-        let authority = base.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let authority = base
+            .port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let (scheme, dial, host) = match &self.connect_to {
             Some(dial) => ("http", dial.clone(), Some(authority)),
             None => (base.scheme(), authority, None),
@@ -124,20 +152,43 @@ impl HttpRuntime {
     }
 
     async fn get(&self, agent: &Agent, path: &str, limit: Duration) -> Answer {
-        self.send(&self.probes, agent, Request { path, body: None, limit }).await
+        self.send(
+            &self.probes,
+            agent,
+            Request {
+                path,
+                body: None,
+                limit,
+            },
+        )
+        .await
     }
 
     /// The wrapper, or what else answers in its place.
-    async fn probe_pool_server(&self, agent: &Agent, recorded: Option<Dialect>, limit: Duration) -> Probe {
+    async fn probe_pool_server(
+        &self,
+        agent: &Agent,
+        recorded: Option<Dialect>,
+        limit: Duration,
+    ) -> Probe {
         let answer = self.get(agent, pool_server::HEALTH, limit).await;
         let reply = match answer {
             Answer::Reply(reply) => reply,
             Answer::NotSent(text) | Answer::Broken(text) => return Probe::Unreachable(text),
         };
         match health(&reply) {
-            Some(Health { ready: true, kind, version }) => self.behind_wrapper(agent, kind, version, limit).await,
-            Some(_) => Probe::NotReady(format!("the runtime is not up yet (health: HTTP {})", reply.status)),
-            None if may_be_gateway(&reply) => self.maybe_gateway(agent, recorded, &reply, limit).await,
+            Some(Health {
+                ready: true,
+                kind,
+                version,
+            }) => self.behind_wrapper(agent, kind, version, limit).await,
+            Some(_) => Probe::NotReady(format!(
+                "the runtime is not up yet (health: HTTP {})",
+                reply.status
+            )),
+            None if may_be_gateway(&reply) => {
+                self.maybe_gateway(agent, recorded, &reply, limit).await
+            }
             None => no_status(&reply, pool_server::HEALTH),
         }
     }
@@ -153,17 +204,30 @@ impl HttpRuntime {
             // Health decides "up".
             Ok(mut status) => {
                 status.ready = true;
-                Probe::Answered { dialect: Dialect::PoolServer, kind, version, status }
+                Probe::Answered {
+                    dialect: Dialect::PoolServer,
+                    kind,
+                    version,
+                    status,
+                }
             }
             Err(probe) => probe,
         }
     }
 
     /// There is no `/pool/health`: a gateway, or nothing at all behind the provider's edge.
-    async fn maybe_gateway(&self, agent: &Agent, recorded: Option<Dialect>, health: &Reply, limit: Duration) -> Probe {
+    async fn maybe_gateway(
+        &self,
+        agent: &Agent,
+        recorded: Option<Dialect>,
+        health: &Reply,
+        limit: Duration,
+    ) -> Probe {
         match self.get(agent, gateway::STATUS, limit).await {
             Answer::Reply(reply) if is_gateway_status(&reply) => match recorded {
-                Some(Dialect::PoolServer) => Probe::WrongRuntime("a gateway answers, not a pool server".to_owned()),
+                Some(Dialect::PoolServer) => {
+                    Probe::WrongRuntime("a gateway answers, not a pool server".to_owned())
+                }
                 _ => gateway_probe(&Answer::Reply(reply)),
             },
             Answer::Reply(reply) if reply.is_refused() => Probe::Unauthorized,
@@ -175,7 +239,8 @@ impl HttpRuntime {
     async fn probe_gateway(&self, agent: &Agent, limit: Duration) -> Probe {
         let answer = self.get(agent, gateway::STATUS, limit).await;
         // Only a managed runtime's status has no `ready`, and such a runtime stands behind a wrapper.
-        let odd = matches!(&answer, Answer::Reply(r) if status(r).is_some() && !is_gateway_status(r));
+        let odd =
+            matches!(&answer, Answer::Reply(r) if status(r).is_some() && !is_gateway_status(r));
         if odd
             && let Answer::Reply(reply) = self.get(agent, pool_server::HEALTH, limit).await
             && health(&reply).is_some()
@@ -199,12 +264,23 @@ impl AgentRuntime for HttpRuntime {
         let answer = self.get(agent, gateway::STATUS, limit).await;
         match (dialect, read_status(&answer)) {
             (Dialect::Gateway, _) => gateway_probe(&answer),
-            (_, Ok(status)) => Probe::Answered { dialect, kind: None, version: None, status },
+            (_, Ok(status)) => Probe::Answered {
+                dialect,
+                kind: None,
+                version: None,
+                status,
+            },
             (_, Err(probe)) => probe,
         }
     }
 
-    async fn claim(&self, agent: &Agent, dialect: Dialect, call: &ClaimCall, limit: Duration) -> ClaimOutcome {
+    async fn claim(
+        &self,
+        agent: &Agent,
+        dialect: Dialect,
+        call: &ClaimCall,
+        limit: Duration,
+    ) -> ClaimOutcome {
         let (path, body, limit) = match dialect {
             Dialect::Gateway => gateway::claim(call, limit),
             Dialect::PoolServer => {
@@ -215,7 +291,17 @@ impl AgentRuntime for HttpRuntime {
         if limit.is_zero() {
             return ClaimOutcome::Refused(Refusal::NotSent);
         }
-        let answer = self.send(&self.claims, agent, Request { path, body: Some(&body), limit }).await;
+        let answer = self
+            .send(
+                &self.claims,
+                agent,
+                Request {
+                    path,
+                    body: Some(&body),
+                    limit,
+                },
+            )
+            .await;
         let reply = match answer {
             Answer::Reply(reply) => reply,
             Answer::NotSent(_) => return ClaimOutcome::Refused(Refusal::NotSent),
@@ -223,14 +309,23 @@ impl AgentRuntime for HttpRuntime {
         };
         let text = || {
             let said = error_text(&reply).unwrap_or_else(|| reply.summary());
-            redacted(&said, &[agent.token.as_ref(), agent.shared_key.as_ref()], call)
+            redacted(
+                &said,
+                &[agent.token.as_ref(), agent.shared_key.as_ref()],
+                call,
+            )
         };
         outcome(&reply, dialect, call.join_url.is_some(), text)
     }
 }
 
 /// The classes of a claim's outcome. Pure.
-fn outcome(reply: &Reply, dialect: Dialect, joining: bool, text: impl Fn() -> String) -> ClaimOutcome {
+fn outcome(
+    reply: &Reply,
+    dialect: Dialect,
+    joining: bool,
+    text: impl Fn() -> String,
+) -> ClaimOutcome {
     match reply.status {
         200..300 => claimed(reply, joining),
         400 | 413 | 422 => ClaimOutcome::Refused(Refusal::Invalid(text())),
@@ -250,12 +345,21 @@ fn outcome(reply: &Reply, dialect: Dialect, joining: bool, text: impl Fn() -> St
 /// What a gateway answers at a path it does not know: its page, or 503 text where the page is missing, or 405. And 404
 /// is the edge of a provider.
 fn may_be_gateway(reply: &Reply) -> bool {
-    reply.content == Content::Html || matches!((reply.status, reply.content), (404 | 405, _) | (503, Content::Text))
+    reply.content == Content::Html
+        || matches!(
+            (reply.status, reply.content),
+            (404 | 405, _) | (503, Content::Text)
+        )
 }
 
 fn gateway_probe(answer: &Answer) -> Probe {
     match read_status(answer) {
-        Ok(status) if status.ready => Probe::Answered { dialect: Dialect::Gateway, kind: None, version: None, status },
+        Ok(status) if status.ready => Probe::Answered {
+            dialect: Dialect::Gateway,
+            kind: None,
+            version: None,
+            status,
+        },
         Ok(_) => Probe::NotReady("the gateway says that it is not ready".to_owned()),
         Err(probe) => probe,
     }
@@ -284,18 +388,33 @@ fn no_status(reply: &Reply, path: &str) -> Probe {
 
 async fn read(mut response: reqwest::Response) -> Answer {
     let status = response.status().as_u16();
-    let content = Content::of(response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()));
+    let content = Content::of(
+        response
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok()),
+    );
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_MAX => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_MAX => {
+                body.extend_from_slice(&chunk)
+            }
             Ok(Some(_)) => return Answer::Broken("the answer is larger than 1 MiB".to_owned()),
             Ok(None) => break,
             Err(e) => return Answer::Broken(cause(&e).to_owned()),
         }
     }
-    let json = if content == Content::Json { serde_json::from_slice(&body).ok() } else { None };
-    Answer::Reply(Reply { status, content, json })
+    let json = if content == Content::Json {
+        serde_json::from_slice(&body).ok()
+    } else {
+        None
+    };
+    Answer::Reply(Reply {
+        status,
+        content,
+        json,
+    })
 }
 
 /// In our words: the library's hold the address.

@@ -39,5 +39,11 @@ pub trait AgentRuntime: Send + Sync {
     async fn status(&self, agent: &Agent, dialect: Dialect, limit: Duration) -> Probe;
 
     /// The one claim call of an instance's life. Never repeats, except once with the shared key after 401 or 403.
-    async fn claim(&self, agent: &Agent, dialect: Dialect, call: &ClaimCall, limit: Duration) -> ClaimOutcome;
+    async fn claim(
+        &self,
+        agent: &Agent,
+        dialect: Dialect,
+        call: &ClaimCall,
+        limit: Duration,
+    ) -> ClaimOutcome;
 }

@@ -27,7 +27,13 @@ pub enum Content {
 impl Content {
     /// By a `Content-Type`.
     pub fn of(content_type: Option<&str>) -> Self {
-        let word = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let word = content_type
+            .unwrap_or_default()
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_ascii_lowercase();
         match word.as_str() {
             "application/json" => Self::Json,
             "text/html" => Self::Html,
@@ -104,20 +110,26 @@ pub fn health(reply: &Reply) -> Option<Health> {
     let object = reply.object()?;
     let ready = object.get("ready")? == &Value::Bool(true) && reply.is_success();
     let version = text(object.get("version")).filter(|v| v != "unknown");
-    Some(Health { ready, kind: text(object.get("runtime")), version })
+    Some(Health {
+        ready,
+        kind: text(object.get("runtime")),
+        version,
+    })
 }
 
 /// Reads `/convos/status`, whoever answered it. `None`: it is no status at all.
 pub fn status(reply: &Reply) -> Option<AgentStatus> {
     let object = reply.object().filter(|_| reply.status == 200)?;
-    let told = ["conversationId", "clean", "conversation"].iter().any(|k| object.contains_key(*k));
+    let told = ["conversationId", "clean", "conversation"]
+        .iter()
+        .any(|k| object.contains_key(*k));
     let ready = match object.get("ready") {
         Some(ready) => ready == &Value::Bool(true),
         None if told => true,
         None => return None,
     };
-    let bound =
-        text(object.get("conversation").and_then(|c| c.get("id"))).or_else(|| text(object.get("conversationId")));
+    let bound = text(object.get("conversation").and_then(|c| c.get("id")))
+        .or_else(|| text(object.get("conversationId")));
     let flag = |key: &str| object.get(key).and_then(Value::as_bool);
     Some(AgentStatus {
         ready,
@@ -138,7 +150,10 @@ pub fn claimed(reply: &Reply, joining: bool) -> ClaimOutcome {
     let Some(object) = reply.object() else {
         return ClaimOutcome::Unknown(reply.summary());
     };
-    let word = object.get("status").and_then(Value::as_str).unwrap_or_default();
+    let word = object
+        .get("status")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     // Before an id: an agent that waits may name the conversation it waits for.
     if matches!(word, "waiting_for_acceptance" | "pending_acceptance") {
         return ClaimOutcome::Pending;
@@ -161,33 +176,64 @@ pub fn claimed(reply: &Reply, joining: bool) -> ClaimOutcome {
 pub fn error_text(reply: &Reply) -> Option<String> {
     let object = reply.object()?;
     if let Some(error) = object.get("error") {
-        return Some(error.as_str().map_or_else(|| "an error without a text".to_owned(), str::to_owned));
+        return Some(
+            error
+                .as_str()
+                .map_or_else(|| "an error without a text".to_owned(), str::to_owned),
+        );
     }
     match object.get("detail")? {
         Value::String(detail) => Some(detail.clone()),
         // Each entry also quotes the input: only what is wrong and where.
-        Value::Array(entries) => Some(entries.iter().map(detail_text).collect::<Vec<_>>().join("; ")),
+        Value::Array(entries) => Some(
+            entries
+                .iter()
+                .map(detail_text)
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
         _ => Some("an error without a text".to_owned()),
     }
 }
 
 fn detail_text(entry: &Value) -> String {
-    let place = entry.get("loc").and_then(Value::as_array).into_iter().flatten();
-    let place: Vec<String> = place.map(|p| p.as_str().map_or_else(|| p.to_string(), str::to_owned)).collect();
-    format!("{}: {}", place.join("."), entry.get("msg").and_then(Value::as_str).unwrap_or_default())
+    let place = entry
+        .get("loc")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let place: Vec<String> = place
+        .map(|p| p.as_str().map_or_else(|| p.to_string(), str::to_owned))
+        .collect();
+    format!(
+        "{}: {}",
+        place.join("."),
+        entry.get("msg").and_then(Value::as_str).unwrap_or_default()
+    )
 }
 
 /// A text of an agent without what the call held, and cut: tokens, instructions, invite links.
 pub fn redacted(message: &str, tokens: &[Option<&SecretString>], call: &ClaimCall) -> String {
     let link = call.join_url.as_deref().unwrap_or_default();
-    let slug = link.split_once("i=").map_or("", |(_, rest)| rest.split(['&', '#']).next().unwrap_or_default());
+    let slug = link.split_once("i=").map_or("", |(_, rest)| {
+        rest.split(['&', '#']).next().unwrap_or_default()
+    });
     let path_slug = link.rsplit('/').next().unwrap_or_default();
     let mut secrets: Vec<&str> = tokens.iter().flatten().map(|t| t.expose_secret()).collect();
     secrets.extend([call.instructions.trim(), link, slug, path_slug]);
-    secrets.extend(call.metadata.iter().flatten().map(|(_, value)| value.as_str()));
+    secrets.extend(
+        call.metadata
+            .iter()
+            .flatten()
+            .map(|(_, value)| value.as_str()),
+    );
     secrets.retain(|s| s.len() >= 4);
     secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
-    let text = secrets.into_iter().fold(message.to_owned(), |text, secret| text.replace(secret, "[redacted]"));
+    let text = secrets
+        .into_iter()
+        .fold(message.to_owned(), |text, secret| {
+            text.replace(secret, "[redacted]")
+        });
     match text.char_indices().nth(TEXT_MAX) {
         Some((at, _)) => text[..at].to_owned(),
         None => text,
@@ -195,7 +241,10 @@ pub fn redacted(message: &str, tokens: &[Option<&SecretString>], call: &ClaimCal
 }
 
 fn text(value: Option<&Value>) -> Option<String> {
-    value.and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned)
+    value
+        .and_then(Value::as_str)
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -205,7 +254,11 @@ mod tests {
     use super::*;
 
     fn reply(status: u16, body: Value) -> Reply {
-        Reply { status, content: Content::Json, json: Some(body) }
+        Reply {
+            status,
+            content: Content::Json,
+            json: Some(body),
+        }
     }
 
     fn call() -> ClaimCall {
@@ -221,38 +274,89 @@ mod tests {
 
     #[test]
     fn content_types() {
-        assert_eq!(Content::of(Some("application/json; charset=utf-8")), Content::Json);
+        assert_eq!(
+            Content::of(Some("application/json; charset=utf-8")),
+            Content::Json
+        );
         assert_eq!(Content::of(Some("Text/HTML")), Content::Html);
-        assert_eq!(Content::of(Some("application/problem+json")), Content::Other);
+        assert_eq!(
+            Content::of(Some("application/problem+json")),
+            Content::Other
+        );
         assert_eq!(Content::of(None), Content::Other);
     }
 
     #[test]
     fn health_of_every_generation() {
         let read = |status, body| health(&reply(status, body));
-        let up = read(200, json!({"ready": true, "version": "0.3.4", "runtime": "hermes"})).unwrap();
-        assert_eq!((up.ready, up.kind.as_deref(), up.version.as_deref()), (true, Some("hermes"), Some("0.3.4")));
+        let up = read(
+            200,
+            json!({"ready": true, "version": "0.3.4", "runtime": "hermes"}),
+        )
+        .unwrap();
+        assert_eq!(
+            (up.ready, up.kind.as_deref(), up.version.as_deref()),
+            (true, Some("hermes"), Some("0.3.4"))
+        );
         assert!(!read(200, json!({"ready": false})).unwrap().ready);
         assert!(!read(503, json!({"ready": true})).unwrap().ready);
         assert!(!read(200, json!({"ready": "true"})).unwrap().ready);
-        assert_eq!(read(200, json!({"ready": true, "version": "unknown"})).unwrap().version, None);
+        assert_eq!(
+            read(200, json!({"ready": true, "version": "unknown"}))
+                .unwrap()
+                .version,
+            None
+        );
         assert_eq!(read(200, json!({"status": "ok"})), None);
-        assert_eq!(health(&Reply { status: 200, content: Content::Html, json: None }), None);
+        assert_eq!(
+            health(&Reply {
+                status: 200,
+                content: Content::Html,
+                json: None
+            }),
+            None
+        );
     }
 
     #[test]
     fn status_of_every_generation() {
         let read = |body| status(&reply(200, body));
-        let legacy = read(json!({"ready": true, "conversation": {"id": "c"}, "streaming": false})).unwrap();
-        assert_eq!((legacy.conversation.as_deref(), legacy.clean, legacy.streaming), (Some("c"), None, Some(false)));
-        let managed = read(json!({"conversationId": null, "inboxId": null, "pending": false, "clean": true})).unwrap();
-        assert_eq!((managed.ready, managed.conversation, managed.clean), (true, None, Some(true)));
+        let legacy =
+            read(json!({"ready": true, "conversation": {"id": "c"}, "streaming": false})).unwrap();
+        assert_eq!(
+            (
+                legacy.conversation.as_deref(),
+                legacy.clean,
+                legacy.streaming
+            ),
+            (Some("c"), None, Some(false))
+        );
+        let managed =
+            read(json!({"conversationId": null, "inboxId": null, "pending": false, "clean": true}))
+                .unwrap();
+        assert_eq!(
+            (managed.ready, managed.conversation, managed.clean),
+            (true, None, Some(true))
+        );
         let bound = read(json!({"conversationId": "c", "pending": true, "clean": false})).unwrap();
-        assert_eq!((bound.conversation.as_deref(), bound.pending, bound.clean), (Some("c"), true, Some(false)));
+        assert_eq!(
+            (bound.conversation.as_deref(), bound.pending, bound.clean),
+            (Some("c"), true, Some(false))
+        );
         let early = json!({"conversationId": "", "provisionState": "idle", "dirtyReasons": [], "clean": true});
         assert_eq!(read(early).unwrap().conversation, None);
-        assert_eq!(read(json!({"conversation": {"id": 7}})).unwrap().conversation, None);
-        assert_eq!(read(json!({"pending": "yes", "clean": "no", "conversation": null})).unwrap().clean, None);
+        assert_eq!(
+            read(json!({"conversation": {"id": 7}}))
+                .unwrap()
+                .conversation,
+            None
+        );
+        assert_eq!(
+            read(json!({"pending": "yes", "clean": "no", "conversation": null}))
+                .unwrap()
+                .clean,
+            None
+        );
         assert_eq!(read(json!({"ok": true})), None);
         assert_eq!(read(json!([1])), None);
         assert_eq!(status(&reply(202, json!({"ready": true}))), None);
@@ -269,11 +373,16 @@ mod tests {
         };
         let gateway = json!({"conversationId": "c", "inviteUrl": "u", "inviteSlug": "s"});
         assert_eq!(read(gateway, false), bound(Some("u"), Some("s"), false));
-        assert_eq!(read(json!({"status": "joined", "conversationId": "c"}), true), bound(None, None, true));
-        let created =
-            json!({"ok": true, "inviteUrl": "u", "conversationId": "c", "joined": false, "status": "created"});
+        assert_eq!(
+            read(json!({"status": "joined", "conversationId": "c"}), true),
+            bound(None, None, true)
+        );
+        let created = json!({"ok": true, "inviteUrl": "u", "conversationId": "c", "joined": false, "status": "created"});
         assert_eq!(read(created, false), bound(Some("u"), None, false));
-        assert_eq!(read(json!({"conversationId": "c", "joined": true}), true), bound(None, None, true));
+        assert_eq!(
+            read(json!({"conversationId": "c", "joined": true}), true),
+            bound(None, None, true)
+        );
         for pending in [
             json!({"status": "waiting_for_acceptance"}),
             json!({"status": "pending_acceptance", "conversationId": null, "joined": false}),
@@ -282,10 +391,18 @@ mod tests {
         ] {
             assert_eq!(read(pending, true), ClaimOutcome::Pending);
         }
-        for unknown in [json!({"ok": true}), json!({"conversationId": ""}), json!({"conversationId": 5}), json!([])] {
+        for unknown in [
+            json!({"ok": true}),
+            json!({"conversationId": ""}),
+            json!({"conversationId": 5}),
+            json!([]),
+        ] {
             assert!(matches!(read(unknown, false), ClaimOutcome::Unknown(_)));
         }
-        assert!(matches!(read(json!({"ok": true, "joined": false}), false), ClaimOutcome::Unknown(_)));
+        assert!(matches!(
+            read(json!({"ok": true, "joined": false}), false),
+            ClaimOutcome::Unknown(_)
+        ));
     }
 
     #[test]
@@ -296,9 +413,15 @@ mod tests {
             redacted(message, &[Some(&token), None], &call()),
             "join [redacted] ([redacted]) with [redacted]: [redacted]!"
         );
-        assert_eq!(redacted(&"ö".repeat(4000), &[], &call()).chars().count(), TEXT_MAX);
+        assert_eq!(
+            redacted(&"ö".repeat(4000), &[], &call()).chars().count(),
+            TEXT_MAX
+        );
         let hermes = json!({"detail": [{"loc": ["body", "name"], "msg": "bad", "input": "Be kind to strangers"}]});
         assert_eq!(error_text(&reply(422, hermes)).unwrap(), "body.name: bad");
-        assert_eq!(error_text(&reply(500, json!({"status": "error", "code": 500}))), None);
+        assert_eq!(
+            error_text(&reply(500, json!({"status": "error", "code": 500}))),
+            None
+        );
     }
 }

@@ -9,7 +9,11 @@ use crate::support::world::World;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_fills_an_agent_is_claimed_and_replaced_and_everything_goes_again() {
     let world = World::with_pool("spine", json!({"minIdle": 3})).await;
-    assert_eq!(world.sim.services_ever().await.len(), 3, "no request but the pool made them");
+    assert_eq!(
+        world.sim.services_ever().await.len(),
+        3,
+        "no request but the pool made them"
+    );
 
     let answer = world.claim("Tokyo Trip").await;
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -21,12 +25,19 @@ async fn a_pool_fills_an_agent_is_claimed_and_replaced_and_everything_goes_again
     assert_eq!(claimed.len(), 1);
     assert_eq!(claimed[0].spec.id, id);
     let status = claimed[0].status.clone().unwrap().claim.unwrap();
-    assert_eq!(status.conversation_id.as_deref(), Some(conversation.as_str()));
+    assert_eq!(
+        status.conversation_id.as_deref(),
+        Some(conversation.as_str())
+    );
     assert_eq!(world.sim.services_ever().await.len(), 4, "one replacement");
 
     world.delete(&id).await;
     world.wait_gone(&id).await;
     let live = world.sim.live_services().await;
-    assert!(live.iter().all(|s| !s["name"].as_str().unwrap().ends_with(&id)), "{live:?}");
+    assert!(
+        live.iter()
+            .all(|s| !s["name"].as_str().unwrap().ends_with(&id)),
+        "{live:?}"
+    );
     world.finish().await;
 }

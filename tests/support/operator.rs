@@ -29,17 +29,34 @@ impl Operator {
         let mut child = command.spawn().expect("the operator starts");
         let started = Instant::now();
         let told = loop {
-            if let Some(told) = std::fs::read(&ports).ok().and_then(|t| serde_json::from_slice::<Value>(&t).ok()) {
+            if let Some(told) = std::fs::read(&ports)
+                .ok()
+                .and_then(|t| serde_json::from_slice::<Value>(&t).ok())
+            {
                 break told;
             }
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("the operator ended with {status}: {}", read(&log));
             }
-            assert!(started.elapsed() < Duration::from_secs(30), "the operator does not listen: {}", read(&log));
+            assert!(
+                started.elapsed() < Duration::from_secs(30),
+                "the operator does not listen: {}",
+                read(&log)
+            );
             std::thread::sleep(Duration::from_millis(10));
         };
-        let base = |key: &str| told[key].as_u64().map(|p| format!("http://127.0.0.1:{p}")).unwrap_or_default();
-        Self { child, log, api: base("api"), operations: base("operations") }
+        let base = |key: &str| {
+            told[key]
+                .as_u64()
+                .map(|p| format!("http://127.0.0.1:{p}"))
+                .unwrap_or_default()
+        };
+        Self {
+            child,
+            log,
+            api: base("api"),
+            operations: base("operations"),
+        }
     }
 
     /// Runs a role that is expected to end by itself; what it printed.
@@ -51,9 +68,16 @@ impl Operator {
 
     fn command(role: &str, environment: &BTreeMap<String, String>) -> (Command, PathBuf, PathBuf) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let (log, ports) = (folder.join(format!("operator-{name}.log")), folder.join(format!("ports-{name}.json")));
+        let (log, ports) = (
+            folder.join(format!("operator-{name}.log")),
+            folder.join(format!("ports-{name}.json")),
+        );
         let _ = std::fs::remove_file(&ports);
         let file = File::create(&log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_agentpool"));
@@ -76,7 +100,13 @@ impl Operator {
     /// SIGTERM; how it ended.
     pub fn stop(&mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
         self.child.wait().unwrap()
     }
 

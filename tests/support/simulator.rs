@@ -29,7 +29,13 @@ impl Simulator {
     /// Starts one on free ports; `speed` divides all its times.
     pub fn start(speed: f64) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_agentpool-simulator"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--control",
+                "127.0.0.1:0",
+            ])
             .args(["--speed", &speed.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -37,8 +43,11 @@ impl Simulator {
             .spawn()
             .expect("the simulator starts");
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).expect("the simulator tells its ports");
-        let ports: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("one line of JSON, not {line:?}"));
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .expect("the simulator tells its ports");
+        let ports: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|_| panic!("one line of JSON, not {line:?}"));
         let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
             child,
@@ -53,7 +62,14 @@ impl Simulator {
     }
 
     async fn get(&self, path: &str) -> Value {
-        self.http.get(self.url(path)).send().await.unwrap().json().await.unwrap()
+        self.http
+            .get(self.url(path))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
     }
 
     /// The ledger over all peers.
@@ -63,7 +79,10 @@ impl Simulator {
 
     /// Every request to a peer (`railway`, `agents`), oldest first.
     pub async fn calls(&self, peer: &str) -> Vec<Value> {
-        self.get(&format!("{peer}/calls")).await["calls"].as_array().cloned().unwrap_or_default()
+        self.get(&format!("{peer}/calls")).await["calls"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// What a peer has.
@@ -73,19 +92,44 @@ impl Simulator {
 
     /// Seeds or forces a peer's state.
     pub async fn set(&self, peer: &str, state: Value) {
-        let answer = self.http.put(self.url(&format!("{peer}/state"))).json(&state).send().await.unwrap();
-        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        let answer = self
+            .http
+            .put(self.url(&format!("{peer}/state")))
+            .json(&state)
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            answer.status().is_success(),
+            "{}",
+            answer.text().await.unwrap()
+        );
     }
 
     /// Arms a fault.
     pub async fn fault(&self, peer: &str, rule: Value) {
-        let answer = self.http.post(self.url(&format!("{peer}/faults"))).json(&rule).send().await.unwrap();
-        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+        let answer = self
+            .http
+            .post(self.url(&format!("{peer}/faults")))
+            .json(&rule)
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            answer.status().is_success(),
+            "{}",
+            answer.text().await.unwrap()
+        );
     }
 
     /// Disarms all faults of a peer.
     pub async fn heal(&self, peer: &str) {
-        let answer = self.http.delete(self.url(&format!("{peer}/faults"))).send().await.unwrap();
+        let answer = self
+            .http
+            .delete(self.url(&format!("{peer}/faults")))
+            .send()
+            .await
+            .unwrap();
         assert!(answer.status().is_success());
     }
 
@@ -93,7 +137,9 @@ impl Simulator {
     pub async fn live_services(&self) -> Vec<Value> {
         let ledger = self.ledger().await;
         let all = ledger["resources"].as_array().cloned().unwrap_or_default();
-        all.into_iter().filter(|r| r["kind"] == "service" && r["exists"] == true).collect()
+        all.into_iter()
+            .filter(|r| r["kind"] == "service" && r["exists"] == true)
+            .collect()
     }
 
     /// All services that ever existed, by the ledger.
@@ -105,13 +151,21 @@ impl Simulator {
 
     /// How many Railway requests had this operation's name.
     pub async fn railway_calls(&self, operation: &str) -> usize {
-        self.calls("railway").await.iter().filter(|c| c["operation"] == operation).count()
+        self.calls("railway")
+            .await
+            .iter()
+            .filter(|c| c["operation"] == operation)
+            .count()
     }
 
     /// Railway's record of the service of that name: source, start command, variables, deployments.
     pub async fn service(&self, name: &str) -> Option<Value> {
         let state = self.state("railway").await;
-        state["services"].as_array()?.iter().find(|s| s["name"] == name).cloned()
+        state["services"]
+            .as_array()?
+            .iter()
+            .find(|s| s["name"] == name)
+            .cloned()
     }
 
     /// Forces a deployment's state, a removal or a rename of a service, as if from outside.
@@ -124,7 +178,10 @@ impl Simulator {
     pub async fn check_invariants(&self) {
         let ledger = self.ledger().await;
         for (id, instance) in ledger["instances"].as_object().unwrap() {
-            assert!(instance["claimCalls"].as_i64().unwrap() <= 1, "instance {id} saw two claim calls: {instance}");
+            assert!(
+                instance["claimCalls"].as_i64().unwrap() <= 1,
+                "instance {id} saw two claim calls: {instance}"
+            );
             assert_eq!(instance["resets"], 0, "instance {id} was reset: {instance}");
         }
     }

@@ -62,10 +62,27 @@ pub fn cluster() -> &'static Cluster {
 pub fn install_crds(cluster: &Cluster) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
     let applied = cluster.kubectl(["apply", "--server-side", "--force-conflicts", "-f", folder]);
-    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
-    let crds = ["crd/agentpools.pool.convos.org", "crd/agentinstances.pool.convos.org"];
-    let waited = cluster.kubectl(["wait", "--for=condition=Established", "--timeout=30s", crds[0], crds[1]]);
-    assert!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
+    assert!(
+        applied.status.success(),
+        "{}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    let crds = [
+        "crd/agentpools.pool.convos.org",
+        "crd/agentinstances.pool.convos.org",
+    ];
+    let waited = cluster.kubectl([
+        "wait",
+        "--for=condition=Established",
+        "--timeout=30s",
+        crds[0],
+        crds[1],
+    ]);
+    assert!(
+        waited.status.success(),
+        "{}",
+        String::from_utf8_lossy(&waited.stderr)
+    );
 }
 
 impl World {
@@ -75,7 +92,14 @@ impl World {
         let namespace = cluster.namespace(name).await;
         let client = cluster.client().await;
         let sim = Simulator::start(SPEED);
-        let world = Self { operator: None, sim, namespace, client, cluster, http: reqwest::Client::new() };
+        let world = Self {
+            operator: None,
+            sim,
+            namespace,
+            client,
+            cluster,
+            http: reqwest::Client::new(),
+        };
         world.secret("railway", "token", TOKEN).await;
         world
     }
@@ -91,16 +115,24 @@ impl World {
     pub async fn with_pool(name: &str, spec: Value) -> Self {
         let world = Self::start(name).await;
         let pool = world.create_pool(POOL, spec).await;
-        world.wait_idle(usize::try_from(pool.spec.min_idle).unwrap()).await;
+        world
+            .wait_idle(usize::try_from(pool.spec.min_idle).unwrap())
+            .await;
         world
     }
 
     /// The operator's variables: this world's namespace, simulator and key.
     pub fn environment(&self, extra: &[(&str, &str)]) -> BTreeMap<String, String> {
         let mut all = BTreeMap::from([
-            ("KUBECONFIG", self.cluster.kubeconfig().to_str().unwrap().to_owned()),
+            (
+                "KUBECONFIG",
+                self.cluster.kubeconfig().to_str().unwrap().to_owned(),
+            ),
             ("AGENTPOOL_NAMESPACE", self.namespace.to_string()),
-            ("AGENTPOOL_RAILWAY_URL", format!("http://{}/graphql/v2", self.sim.peers)),
+            (
+                "AGENTPOOL_RAILWAY_URL",
+                format!("http://{}/graphql/v2", self.sim.peers),
+            ),
             ("AGENTPOOL_AGENT_CONNECT_TO", self.sim.peers.clone()),
             ("AGENTPOOL_LISTEN", "127.0.0.1".to_owned()),
             ("AGENTPOOL_OPERATIONS_PORT", "0".to_owned()),
@@ -138,7 +170,13 @@ impl World {
     pub async fn secret(&self, name: &str, key: &str, value: &str) {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let patch = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {key: value}});
-        api.patch(name, &PatchParams::apply("test").force(), &Patch::Apply(patch)).await.unwrap();
+        api.patch(
+            name,
+            &PatchParams::apply("test").force(),
+            &Patch::Apply(patch),
+        )
+        .await
+        .unwrap();
     }
 
     /// The pools.
@@ -157,12 +195,22 @@ impl World {
         merge(&mut full, &spec);
         let object = json!({"apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentPool", "metadata": {"name": name}, "spec": full});
         let pool: AgentPool = serde_json::from_value(object).unwrap();
-        self.pools().create(&PostParams::default(), &pool).await.unwrap()
+        self.pools()
+            .create(&PostParams::default(), &pool)
+            .await
+            .unwrap()
     }
 
     /// Changes the pool's spec.
     pub async fn patch_pool(&self, spec: Value) -> AgentPool {
-        self.pools().patch(POOL, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await.unwrap()
+        self.pools()
+            .patch(
+                POOL,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"spec": spec})),
+            )
+            .await
+            .unwrap()
     }
 
     /// The pool, as it is now.
@@ -173,18 +221,36 @@ impl World {
     /// A condition of the pool: (status, reason, message).
     pub async fn pool_condition(&self, kind: &str) -> Option<(String, String, String)> {
         let status = self.pools().get_opt(POOL).await.unwrap()?.status?;
-        status.conditions.into_iter().find(|c| c.type_ == kind).map(|c| (c.status, c.reason, c.message))
+        status
+            .conditions
+            .into_iter()
+            .find(|c| c.type_ == kind)
+            .map(|c| (c.status, c.reason, c.message))
     }
 
     /// All instances, by the API server.
     pub async fn list(&self) -> Vec<AgentInstance> {
-        self.instances().list(&ListParams::default()).await.unwrap().items
+        self.instances()
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
     }
 
     /// The instances in a phase, as derived (never by `status.phase`), oldest first.
     pub async fn in_phase(&self, phase: Phase) -> Vec<AgentInstance> {
-        let mut found: Vec<_> = self.list().await.into_iter().filter(|i| phase_of(i) == phase).collect();
-        found.sort_by_key(|i| (i.metadata.creation_timestamp.as_ref().map(|t| t.0), i.name_any()));
+        let mut found: Vec<_> = self
+            .list()
+            .await
+            .into_iter()
+            .filter(|i| phase_of(i) == phase)
+            .collect();
+        found.sort_by_key(|i| {
+            (
+                i.metadata.creation_timestamp.as_ref().map(|t| t.0),
+                i.name_any(),
+            )
+        });
         found
     }
 
@@ -200,7 +266,10 @@ impl World {
     /// Waits until the pool's own counts are what its objects say, and it is Ready.
     pub async fn wait_ready(&self) -> AgentPool {
         until("the pool is Ready", LONG, || async {
-            let ready = self.pool_condition("Ready").await.is_some_and(|c| c.0 == "True");
+            let ready = self
+                .pool_condition("Ready")
+                .await
+                .is_some_and(|c| c.0 == "True");
             if ready { Some(self.pool().await) } else { None }
         })
         .await
@@ -213,12 +282,18 @@ impl World {
 
     /// Waits until the object of that id is gone.
     pub async fn wait_gone(&self, id: &str) {
-        until(&format!("instance {id} is gone"), LONG, || async { self.instance(id).await.is_none().then_some(()) }).await;
+        until(&format!("instance {id} is gone"), LONG, || async {
+            self.instance(id).await.is_none().then_some(())
+        })
+        .await;
     }
 
     /// Deletes an object of ours by name, as `kubectl delete --wait=false` does.
     pub async fn delete(&self, name: &str) {
-        self.instances().delete(name, &DeleteParams::default()).await.unwrap();
+        self.instances()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
     }
 
     /// kubectl in this namespace; its standard output. Panics where it fails.
@@ -233,7 +308,11 @@ impl World {
         let mut all = vec!["--namespace", &*self.namespace];
         all.extend_from_slice(arguments);
         let output = self.cluster.kubectl(all);
-        let text = if output.status.success() { output.stdout } else { output.stderr };
+        let text = if output.status.success() {
+            output.stdout
+        } else {
+            output.stderr
+        };
         (output.status.success(), String::from_utf8(text).unwrap())
     }
 
@@ -241,33 +320,61 @@ impl World {
 
     /// A call with the key.
     pub async fn call(&self, method: Method, path: &str, body: Value) -> Answer {
-        self.call_with(method, path, Some(&format!("Bearer {KEY}")), Some(body.to_string())).await
+        self.call_with(
+            method,
+            path,
+            Some(&format!("Bearer {KEY}")),
+            Some(body.to_string()),
+        )
+        .await
     }
 
     /// A call with an Authorization header (or none) and a body (or none), both as given.
-    pub async fn call_with(&self, method: Method, path: &str, authorization: Option<&str>, body: Option<String>) -> Answer {
+    pub async fn call_with(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: Option<&str>,
+        body: Option<String>,
+    ) -> Answer {
         let operator = self.operator.as_ref().expect("an operator runs");
-        let mut request = self.http.request(method, format!("{}{path}", operator.api)).timeout(Duration::from_secs(170));
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", operator.api))
+            .timeout(Duration::from_secs(170));
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }
         if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
+            request = request
+                .header("content-type", "application/json")
+                .body(body);
         }
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let text = answer.text().await.unwrap();
-        Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text }
+        Answer {
+            status,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
     }
 
     /// GET with the key.
     pub async fn get(&self, path: &str) -> Answer {
-        self.call_with(Method::GET, path, Some(&format!("Bearer {KEY}")), None).await
+        self.call_with(Method::GET, path, Some(&format!("Bearer {KEY}")), None)
+            .await
     }
 
     /// Claims an agent in create mode.
     pub async fn claim(&self, agent: &str) -> Answer {
-        self.call(Method::POST, "/api/pool/claim", json!({"agentName": agent, "instructions": "Be kind."})).await
+        self.call(
+            Method::POST,
+            "/api/pool/claim",
+            json!({"agentName": agent, "instructions": "Be kind."}),
+        )
+        .await
     }
 
     /// Waits until the API's counts have this number under this key.
@@ -283,14 +390,22 @@ impl World {
     /// A request to an agent as `curl --connect-to` sends it: to the simulator, under the agent's own host name.
     pub async fn agent(&self, url: &str, path: &str, token: Option<&str>) -> Answer {
         let host = url.trim_start_matches("https://");
-        let mut request = self.http.get(format!("http://{}{path}", self.sim.peers)).header("host", host);
+        let mut request = self
+            .http
+            .get(format!("http://{}{path}", self.sim.peers))
+            .header("host", host);
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }
         let answer = request.send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let text = answer.text().await.unwrap();
-        Answer { status, headers, body: serde_json::from_str(&text).unwrap_or(Value::Null), text }
+        Answer {
+            status,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::Null),
+            text,
+        }
     }
 
     // ---- the end ----------------------------------------------------------------------------------------------
@@ -299,14 +414,33 @@ impl World {
     pub async fn finish(self) {
         self.sim.heal("railway").await;
         self.sim.heal("agents").await;
-        let _ = self.pools().delete_collection(&DeleteParams::default(), &ListParams::default()).await;
-        let _ = self.instances().delete_collection(&DeleteParams::default(), &ListParams::default()).await;
+        let _ = self
+            .pools()
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
+            .await;
+        let _ = self
+            .instances()
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
+            .await;
         until("every object is gone", LONG, || async {
-            let left = self.list().await.len() + self.pools().list(&ListParams::default()).await.unwrap().items.len();
+            let left = self.list().await.len()
+                + self
+                    .pools()
+                    .list(&ListParams::default())
+                    .await
+                    .unwrap()
+                    .items
+                    .len();
             (left == 0).then_some(())
         })
         .await;
-        let ours: Vec<_> = self.sim.live_services().await.into_iter().filter(|s| !s["owner"].is_null()).collect();
+        let ours: Vec<_> = self
+            .sim
+            .live_services()
+            .await
+            .into_iter()
+            .filter(|s| !s["owner"].is_null())
+            .collect();
         assert!(ours.is_empty(), "left at the provider: {ours:?}");
         self.sim.check_invariants().await;
     }

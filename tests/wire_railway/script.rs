@@ -8,7 +8,9 @@ use agentpool::api::agent_pool::TokenKind;
 use agentpool::api::condition::Reason;
 use agentpool::clock::Clock;
 use agentpool::domain::template::Template;
-use agentpool::provider::railway::{EnvironmentRef, RailwayConfig, RailwayProvider, Timeouts, Transport};
+use agentpool::provider::railway::{
+    EnvironmentRef, RailwayConfig, RailwayProvider, Timeouts, Transport,
+};
 use agentpool::provider::{Class, Facts, Inputs, Key, ProviderError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,17 +28,28 @@ pub struct Script {
 
 impl Script {
     pub fn on(self, name: &str, answer: ResponseTemplate) -> Self {
-        self.answers.lock().unwrap().entry(name.to_owned()).or_default().push_back(answer);
+        self.answers
+            .lock()
+            .unwrap()
+            .entry(name.to_owned())
+            .or_default()
+            .push_back(answer);
         self
     }
 
     pub fn data(self, name: &str, data: Value) -> Self {
-        self.on(name, ResponseTemplate::new(200).set_body_json(json!({ "data": data })))
+        self.on(
+            name,
+            ResponseTemplate::new(200).set_body_json(json!({ "data": data })),
+        )
     }
 
     pub fn error(self, name: &str, message: &str) -> Self {
         let error = json!({"message": message, "extensions": {"code": "INTERNAL_SERVER_ERROR"}, "traceId": "42"});
-        self.on(name, ResponseTemplate::new(200).set_body_json(json!({ "errors": [error], "data": null })))
+        self.on(
+            name,
+            ResponseTemplate::new(200).set_body_json(json!({ "errors": [error], "data": null })),
+        )
     }
 
     pub async fn start(self) -> MockServer {
@@ -48,10 +61,19 @@ impl Script {
 
 impl Respond for Script {
     fn respond(&self, request: &Request) -> ResponseTemplate {
-        let name = request.body_json::<Value>().unwrap()["operationName"].as_str().unwrap().to_owned();
+        let name = request.body_json::<Value>().unwrap()["operationName"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         let mut answers = self.answers.lock().unwrap();
-        let queue = answers.get_mut(&name).unwrap_or_else(|| panic!("unexpected {name}"));
-        if queue.len() > 1 { queue.pop_front().unwrap() } else { queue[0].clone() }
+        let queue = answers
+            .get_mut(&name)
+            .unwrap_or_else(|| panic!("unexpected {name}"));
+        if queue.len() > 1 {
+            queue.pop_front().unwrap()
+        } else {
+            queue[0].clone()
+        }
     }
 }
 
@@ -74,12 +96,18 @@ pub fn provider_at(url: &str) -> RailwayProvider {
         write: Duration::from_millis(1500),
         backoff: Duration::from_millis(20),
     };
-    let transport = Transport::with_timeouts(&config.base_url, config.clock.clone(), timeouts).unwrap();
+    let transport =
+        Transport::with_timeouts(&config.base_url, config.clock.clone(), timeouts).unwrap();
     RailwayProvider::with_transport(config, &transport).unwrap()
 }
 
 pub fn named(server: &MockServer, kind: TokenKind, environment: &str) -> RailwayProvider {
-    RailwayProvider::new(config(&server.uri(), kind, EnvironmentRef::Name(environment.to_owned()))).unwrap()
+    RailwayProvider::new(config(
+        &server.uri(),
+        kind,
+        EnvironmentRef::Name(environment.to_owned()),
+    ))
+    .unwrap()
 }
 
 pub fn template() -> Template {
@@ -100,16 +128,26 @@ pub fn template_with(source: Value) -> Template {
 
 pub fn key() -> Key {
     let name = "convos-agent-stg-7f3a9c21k4mz".to_owned();
-    Key { id: "7f3a9c21k4mz".to_owned(), name, mark: MARK.to_owned() }
+    Key {
+        id: "7f3a9c21k4mz".to_owned(),
+        name,
+        mark: MARK.to_owned(),
+    }
 }
 
 pub fn inputs() -> Inputs {
     let variables = [("GATEWAY_TOKEN".to_owned(), "very-secret-token".to_owned())].into();
-    Inputs { variables, image: Some("registry.example.com/acme/agent@sha256:0".to_owned()) }
+    Inputs {
+        variables,
+        image: Some("registry.example.com/acme/agent@sha256:0".to_owned()),
+    }
 }
 
 pub fn known(pairs: &[(&str, &str)]) -> Facts {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
 pub fn service(id: &str, name: &str, deployment: Value) -> Value {
@@ -144,18 +182,28 @@ pub async fn sent(server: &MockServer) -> Vec<(String, Value)> {
     let requests = server.received_requests().await.unwrap();
     let read = |r: &Request| {
         let body: Value = r.body_json().unwrap();
-        (body["operationName"].as_str().unwrap().to_owned(), body["variables"].clone())
+        (
+            body["operationName"].as_str().unwrap().to_owned(),
+            body["variables"].clone(),
+        )
     };
     requests.iter().map(read).collect()
 }
 
 pub async fn names(server: &MockServer) -> Vec<String> {
-    sent(server).await.into_iter().map(|(name, _)| name).collect()
+    sent(server)
+        .await
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect()
 }
 
 pub fn class<T: std::fmt::Debug>(result: Result<T, ProviderError>) -> (Class, Reason) {
     let error = result.unwrap_err();
-    assert!(!error.to_string().contains(TOKEN) && !error.to_string().contains("very-secret"), "{error}");
+    assert!(
+        !error.to_string().contains(TOKEN) && !error.to_string().contains("very-secret"),
+        "{error}"
+    );
     (error.class, error.reason)
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, AgentInstanceStatus, ReleaseMode};
+use crate::api::agent_instance::{
+    AgentInstance, AgentInstanceSpec, AgentInstanceStatus, ReleaseMode,
+};
 
 /// Where an instance is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,7 +101,11 @@ impl Phase {
     pub fn is_untouchable(self) -> bool {
         matches!(
             self,
-            Self::Claiming | Self::Claimed | Self::PendingAcceptance | Self::Recycling | Self::Crashed
+            Self::Claiming
+                | Self::Claimed
+                | Self::PendingAcceptance
+                | Self::Recycling
+                | Self::Crashed
         )
     }
 }
@@ -118,11 +124,18 @@ pub const OUTCOME_PENDING: &str = "Pending";
 pub const STATE_SLEEPING: &str = "Sleeping";
 
 /// The phase of an instance.
-pub fn phase(spec: &AgentInstanceSpec, status: Option<&AgentInstanceStatus>, deleted: bool) -> Phase {
+pub fn phase(
+    spec: &AgentInstanceSpec,
+    status: Option<&AgentInstanceStatus>,
+    deleted: bool,
+) -> Phase {
     if deleted {
         return Phase::Terminating;
     }
-    match status.and_then(|s| s.verdict.as_ref()).map(|v| v.state.as_str()) {
+    match status
+        .and_then(|s| s.verdict.as_ref())
+        .map(|v| v.state.as_str())
+    {
         Some("Crashed") => return Phase::Crashed,
         Some("Tainted") => return Phase::Tainted,
         Some("Dead") => return Phase::Dead,
@@ -133,12 +146,18 @@ pub fn phase(spec: &AgentInstanceSpec, status: Option<&AgentInstanceStatus>, del
         Some(ReleaseMode::Recycle) => return Phase::Recycling,
         None => {}
     }
-    let asleep = status.and_then(|s| s.provider.as_ref()).and_then(|p| p.state.as_deref()) == Some(STATE_SLEEPING);
+    let asleep = status
+        .and_then(|s| s.provider.as_ref())
+        .and_then(|p| p.state.as_deref())
+        == Some(STATE_SLEEPING);
     let proven = status.and_then(|s| s.turn) == Some(spec.turn);
     match &spec.claim {
         // Status lost (restored from a backup): somebody's agent until the opposite is known.
         Some(_) if status.and_then(|s| s.turn).is_none() => Phase::Claimed,
-        Some(claim) => match status.and_then(|s| s.claim.as_ref()).filter(|c| c.id == claim.id) {
+        Some(claim) => match status
+            .and_then(|s| s.claim.as_ref())
+            .filter(|c| c.id == claim.id)
+        {
             Some(done) if done.outcome == OUTCOME_PENDING => Phase::PendingAcceptance,
             Some(_) if asleep => Phase::Sleeping,
             Some(_) => Phase::Claimed,
@@ -152,7 +171,11 @@ pub fn phase(spec: &AgentInstanceSpec, status: Option<&AgentInstanceStatus>, del
 
 /// The phase of an object.
 pub fn phase_of(instance: &AgentInstance) -> Phase {
-    phase(&instance.spec, instance.status.as_ref(), instance.metadata.deletion_timestamp.is_some())
+    phase(
+        &instance.spec,
+        instance.status.as_ref(),
+        instance.metadata.deletion_timestamp.is_some(),
+    )
 }
 
 /// Whether the instance carries the label that keeps it from being claimed, drained or killed.

@@ -8,7 +8,8 @@ use super::decide::{Action, CLAIMING_SHOWN_AFTER, Change, Decision};
 use super::phase::{self, Phase};
 use super::view::{Listed, View};
 use crate::api::agent_instance::{
-    AgentInstance, AgentInstanceStatus, ClaimStatus, OperationStatus, ProviderStatus, RuntimeStatus, StepStatus, Verdict,
+    AgentInstance, AgentInstanceStatus, ClaimStatus, OperationStatus, ProviderStatus,
+    RuntimeStatus, StepStatus, Verdict,
 };
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::domain::agent::Probe;
@@ -38,7 +39,11 @@ pub fn status(view: &View<'_>, decision: &Decision, given: &Given) -> AgentInsta
     let deleted = view.instance.metadata.deletion_timestamp.is_some();
     let phase = phase::phase(&view.instance.spec, Some(&new), deleted);
     // Most claims are over before anybody could look: only older ones are worth a write.
-    let shown = if phase == Phase::Claiming && view.memory.claim_known_for < CLAIMING_SHOWN_AFTER { None } else { Some(phase) };
+    let shown = if phase == Phase::Claiming && view.memory.claim_known_for < CLAIMING_SHOWN_AFTER {
+        None
+    } else {
+        Some(phase)
+    };
     if let Some(shown) = shown {
         new.phase = Some(shown.as_str().to_owned());
         let settled = after_record(decision);
@@ -83,9 +88,19 @@ fn observe_provider(new: &mut AgentInstanceStatus, view: &View<'_>) {
 }
 
 fn observe_agent(new: &mut AgentInstanceStatus, view: &View<'_>) {
-    let Some(Probe::Answered { dialect, kind, version, .. }) = &view.evidence.probe else { return };
+    let Some(Probe::Answered {
+        dialect,
+        kind,
+        version,
+        ..
+    }) = &view.evidence.probe
+    else {
+        return;
+    };
     let runtime = new.runtime.get_or_insert_with(RuntimeStatus::default);
-    runtime.dialect.get_or_insert_with(|| dialect.as_str().to_owned());
+    runtime
+        .dialect
+        .get_or_insert_with(|| dialect.as_str().to_owned());
     if kind.is_some() {
         runtime.kind.clone_from(kind);
     }
@@ -99,16 +114,40 @@ fn observe_reachability(new: &mut AgentInstanceStatus, view: &View<'_>, now: jif
         Some(Probe::Answered { .. }) => (Truth::True, Reason::Answering, String::new()),
         Some(Probe::Unreachable(text)) => (Truth::False, Reason::Unreachable, text.clone()),
         Some(Probe::NotReady(text)) => (Truth::False, Reason::NotReady, text.clone()),
-        Some(Probe::Unauthorized) => (Truth::False, Reason::BadToken, "the agent refuses its token".to_owned()),
+        Some(Probe::Unauthorized) => (
+            Truth::False,
+            Reason::BadToken,
+            "the agent refuses its token".to_owned(),
+        ),
         Some(Probe::WrongRuntime(text)) => (Truth::False, Reason::WrongRuntime, text.clone()),
-        None if new.conditions.iter().any(|c| c.type_ == ConditionType::Reachable.as_str()) => return,
+        None if new
+            .conditions
+            .iter()
+            .any(|c| c.type_ == ConditionType::Reachable.as_str()) =>
+        {
+            return;
+        }
         None => (Truth::Unknown, Reason::Pending, "not probed yet".to_owned()),
     };
     // Without a generation: a probe concerns the agent, not the spec, and must not be a write per change of it.
-    set_condition(&mut new.conditions, ConditionType::Reachable, truth, reason, message, None, now);
+    set_condition(
+        &mut new.conditions,
+        ConditionType::Reachable,
+        truth,
+        reason,
+        message,
+        None,
+        now,
+    );
 }
 
-fn record(new: &mut AgentInstanceStatus, view: &View<'_>, change: &Change, decision: &Decision, given: &Given) {
+fn record(
+    new: &mut AgentInstanceStatus,
+    view: &View<'_>,
+    change: &Change,
+    decision: &Decision,
+    given: &Given,
+) {
     match change {
         Change::Begin => {
             new.token_seq.get_or_insert(1);
@@ -124,7 +163,12 @@ fn record(new: &mut AgentInstanceStatus, view: &View<'_>, change: &Change, decis
                 kind: Operation::Create.as_str().to_owned(),
                 plan_hash: plan_hash(view.plan),
                 index: 0,
-                steps: view.plan.first().map(|s| intent(s, 1, given.now)).into_iter().collect(),
+                steps: view
+                    .plan
+                    .first()
+                    .map(|s| intent(s, 1, given.now))
+                    .into_iter()
+                    .collect(),
             });
         }
         Change::Done(facts) => {
@@ -161,7 +205,9 @@ fn record(new: &mut AgentInstanceStatus, view: &View<'_>, change: &Change, decis
 
 fn present(new: &mut AgentInstanceStatus) -> Option<&mut StepStatus> {
     let operation = new.operation.as_mut()?;
-    operation.steps.get_mut(usize::try_from(operation.index).ok()?)
+    operation
+        .steps
+        .get_mut(usize::try_from(operation.index).ok()?)
 }
 
 /// Done with the present step; the next is intended in the same write.
@@ -169,15 +215,25 @@ fn advance(new: &mut AgentInstanceStatus, plan: &[StepSpec], now: jiff::Timestam
     if let Some(step) = present(new) {
         step.state = "Done".to_owned();
     }
-    let Some(operation) = new.operation.as_mut() else { return };
+    let Some(operation) = new.operation.as_mut() else {
+        return;
+    };
     operation.index += 1;
-    if let Some(next) = usize::try_from(operation.index).ok().and_then(|i| plan.get(i)) {
+    if let Some(next) = usize::try_from(operation.index)
+        .ok()
+        .and_then(|i| plan.get(i))
+    {
         operation.steps.push(intent(next, 1, now));
     }
 }
 
 fn intent(spec: &StepSpec, attempt: i32, now: jiff::Timestamp) -> StepStatus {
-    StepStatus { name: spec.step.name(), state: "Intended".to_owned(), attempt, started_at: Some(Time(now)) }
+    StepStatus {
+        name: spec.step.name(),
+        state: "Intended".to_owned(),
+        attempt,
+        started_at: Some(Time(now)),
+    }
 }
 
 /// Hash of a plan's steps, recorded with the operation.
@@ -190,8 +246,15 @@ pub fn plan_hash(plan: &[StepSpec]) -> String {
 pub fn facts_of(status: Option<&AgentInstanceStatus>) -> Facts {
     let mut facts = Facts::new();
     let Some(status) = status else { return facts };
-    if let Some(serde_json::Value::Object(map)) = status.provider.as_ref().and_then(|p| serde_json::to_value(p).ok()) {
-        facts.extend(map.into_iter().filter_map(|(k, v)| v.as_str().map(|s| (k, s.to_owned()))));
+    if let Some(serde_json::Value::Object(map)) = status
+        .provider
+        .as_ref()
+        .and_then(|p| serde_json::to_value(p).ok())
+    {
+        facts.extend(
+            map.into_iter()
+                .filter_map(|(k, v)| v.as_str().map(|s| (k, s.to_owned()))),
+        );
     }
     if let Some(url) = &status.url {
         facts.insert("url".to_owned(), url.clone());
@@ -222,21 +285,39 @@ fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
 }
 
 /// The status of an instance whose claim was bound (or waits): what the claim service records.
-pub fn claimed(instance: &AgentInstance, claim: ClaimStatus, now: jiff::Timestamp) -> AgentInstanceStatus {
+pub fn claimed(
+    instance: &AgentInstance,
+    claim: ClaimStatus,
+    now: jiff::Timestamp,
+) -> AgentInstanceStatus {
     let mut new = instance.status.clone().unwrap_or_default();
     let pending = claim.outcome == phase::OUTCOME_PENDING;
     new.claim = Some(claim);
     let phase = phase::phase(&instance.spec, Some(&new), false);
     new.phase = Some(phase.as_str().to_owned());
-    let (reason, message) =
-        if pending { (Reason::PendingAcceptance, "joined; a person has to accept") } else { (Reason::Claimed, "in use") };
-    set_condition(&mut new.conditions, ConditionType::Ready, readiness(phase), reason, message, instance.metadata.generation, now);
+    let (reason, message) = if pending {
+        (Reason::PendingAcceptance, "joined; a person has to accept")
+    } else {
+        (Reason::Claimed, "in use")
+    };
+    set_condition(
+        &mut new.conditions,
+        ConditionType::Ready,
+        readiness(phase),
+        reason,
+        message,
+        instance.metadata.generation,
+        now,
+    );
     new.observed_generation = instance.metadata.generation;
     new
 }
 
 /// The first `max` bytes of a text, cut at a character.
 pub fn cut(text: &str, max: usize) -> String {
-    let end = (0..=max.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let end = (0..=max.min(text.len()))
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
     text[..end].to_owned()
 }

@@ -85,16 +85,29 @@ pub fn decide(view: &View<'_>) -> Decision {
     let unseen = view.unseen().len();
     let counts = Counts::of(view.members, unseen);
     let breaker = breaker(view);
-    let mut decision = Decision { breaker, recheck: view.tick, ..Decision::default() };
+    let mut decision = Decision {
+        breaker,
+        recheck: view.tick,
+        ..Decision::default()
+    };
     let spec = &view.pool.spec;
-    let room = spec.max_total.map_or(i32::MAX, |max| (max - counts.occupancy()).max(0));
-    let deficit = (spec.min_idle - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
+    let room = spec
+        .max_total
+        .map_or(i32::MAX, |max| (max - counts.occupancy()).max(0));
+    let deficit =
+        (spec.min_idle - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
     let blocked = blocked(view, &decision.breaker);
     let slots = i32::try_from(CREATING_MAX.saturating_sub(creating(view))).unwrap_or(0);
     let mut ids = view.fresh_ids.iter().cloned();
 
-    let automatic = if blocked.is_none() && !spec.paused.contains(&Pausable::Refill) { deficit.min(room).min(slots) } else { 0 };
-    decision.create.extend(ids.by_ref().take(usize::try_from(automatic).unwrap_or(0)));
+    let automatic = if blocked.is_none() && !spec.paused.contains(&Pausable::Refill) {
+        deficit.min(room).min(slots)
+    } else {
+        0
+    };
+    decision
+        .create
+        .extend(ids.by_ref().take(usize::try_from(automatic).unwrap_or(0)));
     answer_requests(view, blocked.as_ref(), room, slots, &mut ids, &mut decision);
     decision.at_capacity = room <= i32::try_from(decision.create.len()).unwrap_or(i32::MAX);
     summarise(view, &counts, deficit, room, blocked, &mut decision);
@@ -111,34 +124,78 @@ fn blocked(view: &View<'_>, breaker: &Breaker) -> Option<(Reason, String)> {
         return Some((Reason::NotSupported, why.clone()));
     }
     if template::replacement(&view.pool.spec) == Replacement::OneForOne {
-        return Some((Reason::NotSupported, "spec.replacement: OneForOne is not available in this version; use ToMinIdle".to_owned()));
+        return Some((
+            Reason::NotSupported,
+            "spec.replacement: OneForOne is not available in this version; use ToMinIdle"
+                .to_owned(),
+        ));
     }
-    if let Some(owner) = view.pool.status.as_ref().and_then(|s| s.release.as_ref()).filter(|r| r.as_str() != view.release) {
-        return Some((Reason::InvalidSpec, format!("the pool belongs to release {owner}; this is {}", view.release)));
+    if let Some(owner) = view
+        .pool
+        .status
+        .as_ref()
+        .and_then(|s| s.release.as_ref())
+        .filter(|r| r.as_str() != view.release)
+    {
+        return Some((
+            Reason::InvalidSpec,
+            format!(
+                "the pool belongs to release {owner}; this is {}",
+                view.release
+            ),
+        ));
     }
     match &view.provider {
-        ProviderHealth::Pending => return Some((Reason::Pending, "the provider has not been asked yet".to_owned())),
-        ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => return Some((t.reason, t.message.clone())),
+        ProviderHealth::Pending => {
+            return Some((
+                Reason::Pending,
+                "the provider has not been asked yet".to_owned(),
+            ));
+        }
+        ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => {
+            return Some((t.reason, t.message.clone()));
+        }
         ProviderHealth::Reachable(_) => {}
     }
     if view.revision.is_none() {
-        return Some((Reason::Pending, "the pool's template is not recorded yet".to_owned()));
+        return Some((
+            Reason::Pending,
+            "the pool's template is not recorded yet".to_owned(),
+        ));
     }
     if breaker.is_open(view.now) {
-        let until = breaker.open_until.map(|t| t.to_string()).unwrap_or_default();
-        return Some((Reason::CreationsFailing, format!("{} creations failed in a row; none until {until}. Last: {}", breaker.failures, breaker.last_failure)));
+        let until = breaker
+            .open_until
+            .map(|t| t.to_string())
+            .unwrap_or_default();
+        return Some((
+            Reason::CreationsFailing,
+            format!(
+                "{} creations failed in a row; none until {until}. Last: {}",
+                breaker.failures, breaker.last_failure
+            ),
+        ));
     }
     None
 }
 
 /// Counts each failed creation once; a creation that came to stand in stock sets the count back.
 fn breaker(view: &View<'_>) -> Breaker {
-    let old = view.pool.status.as_ref().and_then(|s| s.breaker.clone()).unwrap_or_default();
+    let old = view
+        .pool
+        .status
+        .as_ref()
+        .and_then(|s| s.breaker.clone())
+        .unwrap_or_default();
     let policy = &view.pool.spec.circuit_breaker;
     let mut new = Breaker {
         failures: old.failures,
         open_until: old.open_until.map(|t| t.0),
-        counted: old.counted.into_iter().filter(|id| view.members.iter().any(|m| &m.id == id)).collect(),
+        counted: old
+            .counted
+            .into_iter()
+            .filter(|id| view.members.iter().any(|m| &m.id == id))
+            .collect(),
         last_failure: old.last_failure,
     };
     let fresh: Vec<_> = view
@@ -148,7 +205,10 @@ fn breaker(view: &View<'_>) -> Breaker {
         .filter(|(m, _)| !new.counted.contains(&m.id))
         .collect();
     if fresh.is_empty() && new.failures > 0 && !new.is_open(view.now) && recovered(view) {
-        return Breaker { counted: new.counted, ..Breaker::default() };
+        return Breaker {
+            counted: new.counted,
+            ..Breaker::default()
+        };
     }
     for (member, why) in fresh {
         new.failures += 1;
@@ -165,8 +225,13 @@ fn breaker(view: &View<'_>) -> Breaker {
 
 /// A creation succeeded since: the pool has its minimum and nothing failing in it.
 fn recovered(view: &View<'_>) -> bool {
-    let idle = view.members.iter().filter(|m| m.phase == Phase::Idle).count();
-    i32::try_from(idle).unwrap_or(i32::MAX) >= view.pool.spec.min_idle && view.members.iter().all(|m| m.creation_failed.is_none())
+    let idle = view
+        .members
+        .iter()
+        .filter(|m| m.phase == Phase::Idle)
+        .count();
+    i32::try_from(idle).unwrap_or(i32::MAX) >= view.pool.spec.min_idle
+        && view.members.iter().all(|m| m.creation_failed.is_none())
 }
 
 fn answer_requests(
@@ -178,12 +243,30 @@ fn answer_requests(
     decision: &mut Decision,
 ) {
     let answered = view.pool.status.as_ref().map(|s| &s.requests);
-    for request in view.requests.iter().filter(|r| !answered.is_some_and(|a| a.contains_key(&r.id))) {
+    for request in view
+        .requests
+        .iter()
+        .filter(|r| !answered.is_some_and(|a| a.contains_key(&r.id)))
+    {
         if request.kind == RequestKind::Replenish {
-            decision.answers.push(replenish(request.id.clone(), request.count, blocked, room, slots, ids, &mut decision.create));
+            decision.answers.push(replenish(
+                request.id.clone(),
+                request.count,
+                blocked,
+                room,
+                slots,
+                ids,
+                &mut decision.create,
+            ));
         } else if let Some(finished) = view.progress.finished.get(&request.id) {
             let Finished { count, ids, error } = finished.clone();
-            decision.answers.push(Answer { id: request.id.clone(), ids, count, capped: false, error });
+            decision.answers.push(Answer {
+                id: request.id.clone(),
+                ids,
+                count,
+                capped: false,
+                error,
+            });
         }
     }
 }
@@ -199,10 +282,19 @@ fn replenish(
 ) -> Answer {
     let wanted = count.unwrap_or(1).clamp(0, REPLENISH_MAX);
     if let Some((_, why)) = blocked {
-        return Answer { id, ids: vec![], count: Some(0), capped: false, error: why.clone() };
+        return Answer {
+            id,
+            ids: vec![],
+            count: Some(0),
+            capped: false,
+            error: why.clone(),
+        };
     }
     let used = i32::try_from(create.len()).unwrap_or(i32::MAX);
-    let granted = wanted.min(room.saturating_sub(used)).min(slots.saturating_sub(used)).max(0);
+    let granted = wanted
+        .min(room.saturating_sub(used))
+        .min(slots.saturating_sub(used))
+        .max(0);
     let new: Vec<String> = ids.take(usize::try_from(granted).unwrap_or(0)).collect();
     create.extend(new.iter().cloned());
     let error = if slots.saturating_sub(used) < wanted.min(room.saturating_sub(used)) {
@@ -210,28 +302,67 @@ fn replenish(
     } else {
         String::new()
     };
-    Answer { id, count: i32::try_from(new.len()).ok(), ids: new, capped: granted < wanted && room.saturating_sub(used) < wanted, error }
+    Answer {
+        id,
+        count: i32::try_from(new.len()).ok(),
+        ids: new,
+        capped: granted < wanted && room.saturating_sub(used) < wanted,
+        error,
+    }
 }
 
-fn summarise(view: &View<'_>, counts: &Counts, deficit: i32, room: i32, blocked: Option<(Reason, String)>, decision: &mut Decision) {
+fn summarise(
+    view: &View<'_>,
+    counts: &Counts,
+    deficit: i32,
+    room: i32,
+    blocked: Option<(Reason, String)>,
+    decision: &mut Decision,
+) {
     let spec = &view.pool.spec;
     let idle = counts.get(Phase::Idle);
-    let being_built = counts.get(Phase::Provisioning) + i32::try_from(decision.create.len()).unwrap_or(0);
+    let being_built =
+        counts.get(Phase::Provisioning) + i32::try_from(decision.create.len()).unwrap_or(0);
     decision.ready = idle >= spec.min_idle;
     let (reason, message) = if decision.ready {
         // What is wrong is said even while there is stock: it will be missed at the next claim.
         match blocked {
-            Some((reason, why)) => (reason, format!("{idle} of {} idle, but nothing can be created: {why}", spec.min_idle)),
-            None => (Reason::MinimumMet, format!("{idle} idle, {} wanted", spec.min_idle)),
+            Some((reason, why)) => (
+                reason,
+                format!(
+                    "{idle} of {} idle, but nothing can be created: {why}",
+                    spec.min_idle
+                ),
+            ),
+            None => (
+                Reason::MinimumMet,
+                format!("{idle} idle, {} wanted", spec.min_idle),
+            ),
         }
     } else if let Some((reason, why)) = blocked {
         (reason, format!("{idle} of {} idle: {why}", spec.min_idle))
     } else if deficit > 0 && spec.paused.contains(&Pausable::Refill) {
-        (Reason::Paused, format!("{idle} of {} idle: spec.paused holds Refill", spec.min_idle))
+        (
+            Reason::Paused,
+            format!("{idle} of {} idle: spec.paused holds Refill", spec.min_idle),
+        )
     } else if deficit > room {
-        (Reason::MaxTotalReached, format!("{idle} of {} idle, {being_built} being built: maxTotal {} is reached", spec.min_idle, spec.max_total.unwrap_or_default()))
+        (
+            Reason::MaxTotalReached,
+            format!(
+                "{idle} of {} idle, {being_built} being built: maxTotal {} is reached",
+                spec.min_idle,
+                spec.max_total.unwrap_or_default()
+            ),
+        )
     } else {
-        (Reason::Filling, format!("{idle} of {} idle, {being_built} being built", spec.min_idle))
+        (
+            Reason::Filling,
+            format!(
+                "{idle} of {} idle, {being_built} being built",
+                spec.min_idle
+            ),
+        )
     };
     decision.reason = Some(reason);
     decision.message = message;
@@ -246,13 +377,20 @@ fn drain_for_deletion(view: &View<'_>) -> Decision {
     let destroy = view.pool.spec.deletion_policy == DeletionPolicy::Destroy;
     let goes = |m: &&super::view::Member| !m.protected && (destroy || !m.phase.is_untouchable());
     let pending: Vec<_> = view.members.iter().filter(goes).collect();
-    let delete = pending.iter().filter(|m| m.phase != Phase::Terminating).map(|m| m.object.clone()).collect();
+    let delete = pending
+        .iter()
+        .filter(|m| m.phase != Phase::Terminating)
+        .map(|m| m.object.clone())
+        .collect();
     let unseen = view.unseen();
     Decision {
         delete,
         remove_finalizer: pending.is_empty() && unseen.is_empty(),
         reason: Some(Reason::Draining),
-        message: format!("being deleted: {} agents left to remove", pending.len() + unseen.len()),
+        message: format!(
+            "being deleted: {} agents left to remove",
+            pending.len() + unseen.len()
+        ),
         recheck: Duration::from_secs(5),
         ..Decision::default()
     }

@@ -16,7 +16,10 @@ pub const ANSWER_KEPT: jiff::SignedDuration = jiff::SignedDuration::from_mins(10
 /// The status after a decision. `creating` are the ids that are to be listed as being created.
 pub fn status(view: &View<'_>, decision: &Decision, creating: Vec<String>) -> AgentPoolStatus {
     let old = view.pool.status.clone().unwrap_or_default();
-    let unseen = creating.iter().filter(|id| !view.members.iter().any(|m| &m.id == *id)).count();
+    let unseen = creating
+        .iter()
+        .filter(|id| !view.members.iter().any(|m| &m.id == *id))
+        .count();
     let counts = Counts::of(view.members, unseen);
     let mut new = AgentPoolStatus {
         observed_generation: view.pool.metadata.generation,
@@ -33,7 +36,10 @@ pub fn status(view: &View<'_>, decision: &Decision, creating: Vec<String>) -> Ag
         dead: counts.get(Phase::Dead),
         terminating: counts.get(Phase::Terminating),
         occupancy: counts.occupancy(),
-        selector: Some(format!("{LABEL_POOL}={}", names::label_value(view.pool.metadata.name.as_deref().unwrap_or_default()))),
+        selector: Some(format!(
+            "{LABEL_POOL}={}",
+            names::label_value(view.pool.metadata.name.as_deref().unwrap_or_default())
+        )),
         revision: view.revision.clone().or(old.revision),
         release: old.release.or_else(|| Some(view.release.to_owned())),
         creating,
@@ -57,26 +63,48 @@ fn breaker(decision: &Decision) -> Option<BreakerStatus> {
     })
 }
 
-fn resolved(view: &View<'_>, old: std::collections::BTreeMap<String, String>) -> std::collections::BTreeMap<String, String> {
+fn resolved(
+    view: &View<'_>,
+    old: std::collections::BTreeMap<String, String>,
+) -> std::collections::BTreeMap<String, String> {
     let spec = &view.pool.spec;
     let mut resolved = match &view.provider {
         ProviderHealth::Reachable(facts) | ProviderHealth::Degraded(facts, _) => facts.clone(),
         _ => old,
     };
-    resolved.insert("environmentCode".to_owned(), template::environment_code(spec));
-    resolved.insert("xmtpEnv".to_owned(), template::Template::of(spec).xmtp_env());
-    resolved.insert("onRelease".to_owned(), format!("{:?}", template::on_release(spec)));
-    resolved.insert("replacement".to_owned(), format!("{:?}", template::replacement(spec)));
+    resolved.insert(
+        "environmentCode".to_owned(),
+        template::environment_code(spec),
+    );
+    resolved.insert(
+        "xmtpEnv".to_owned(),
+        template::Template::of(spec).xmtp_env(),
+    );
+    resolved.insert(
+        "onRelease".to_owned(),
+        format!("{:?}", template::on_release(spec)),
+    );
+    resolved.insert(
+        "replacement".to_owned(),
+        format!("{:?}", template::replacement(spec)),
+    );
     resolved
 }
 
 fn answer(new: &mut AgentPoolStatus, view: &View<'_>, decision: &Decision) {
     let open = |id: &String| view.requests.iter().any(|r| &r.id == id);
-    new.requests.retain(|id, a| open(id) || view.now.duration_since(a.at.0) < ANSWER_KEPT);
+    new.requests
+        .retain(|id, a| open(id) || view.now.duration_since(a.at.0) < ANSWER_KEPT);
     for a in &decision.answers {
         let failed = !a.error.is_empty() && a.ids.is_empty();
         let waiting = !failed && a.ids.iter().any(|id| new.creating.contains(id));
-        let state = if failed { "Failed" } else if waiting { "Running" } else { "Done" };
+        let state = if failed {
+            "Failed"
+        } else if waiting {
+            "Running"
+        } else {
+            "Done"
+        };
         new.requests.insert(
             a.id.clone(),
             RequestAnswer {
@@ -100,29 +128,84 @@ fn answer(new: &mut AgentPoolStatus, view: &View<'_>, decision: &Decision) {
 
 fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
     let generation = view.pool.metadata.generation;
-    let mut set = |kind, truth, reason, message: String| set_condition(list, kind, truth, reason, message, generation, view.now);
-    let truth = if decision.ready { Truth::True } else { Truth::False };
-    set(ConditionType::Ready, truth, decision.reason.unwrap_or(Reason::Pending), decision.message.clone());
+    let mut set = |kind, truth, reason, message: String| {
+        set_condition(list, kind, truth, reason, message, generation, view.now)
+    };
+    let truth = if decision.ready {
+        Truth::True
+    } else {
+        Truth::False
+    };
+    set(
+        ConditionType::Ready,
+        truth,
+        decision.reason.unwrap_or(Reason::Pending),
+        decision.message.clone(),
+    );
     match &view.provider {
-        ProviderHealth::Pending => set(ConditionType::ProviderReachable, Truth::Unknown, Reason::Pending, "not asked yet".to_owned()),
-        ProviderHealth::Reachable(_) => set(ConditionType::ProviderReachable, Truth::True, Reason::Reachable, String::new()),
+        ProviderHealth::Pending => set(
+            ConditionType::ProviderReachable,
+            Truth::Unknown,
+            Reason::Pending,
+            "not asked yet".to_owned(),
+        ),
+        ProviderHealth::Reachable(_) => set(
+            ConditionType::ProviderReachable,
+            Truth::True,
+            Reason::Reachable,
+            String::new(),
+        ),
         ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => {
             let lasting = matches!(
                 t.reason,
-                Reason::CredentialsInvalid | Reason::CredentialsMissing | Reason::ProjectNotFound | Reason::EnvironmentNotFound | Reason::Rejected | Reason::CapacityExceeded
+                Reason::CredentialsInvalid
+                    | Reason::CredentialsMissing
+                    | Reason::ProjectNotFound
+                    | Reason::EnvironmentNotFound
+                    | Reason::Rejected
+                    | Reason::CapacityExceeded
             );
-            set(ConditionType::ProviderReachable, if lasting { Truth::False } else { Truth::Unknown }, t.reason, t.message.clone());
+            set(
+                ConditionType::ProviderReachable,
+                if lasting {
+                    Truth::False
+                } else {
+                    Truth::Unknown
+                },
+                t.reason,
+                t.message.clone(),
+            );
         }
     }
     if decision.at_capacity {
         let max = view.pool.spec.max_total.unwrap_or_default();
-        set(ConditionType::AtCapacity, Truth::True, Reason::MaxTotalReached, format!("maxTotal {max} is reached"));
+        set(
+            ConditionType::AtCapacity,
+            Truth::True,
+            Reason::MaxTotalReached,
+            format!("maxTotal {max} is reached"),
+        );
     } else {
-        set(ConditionType::AtCapacity, Truth::False, Reason::BelowMaxTotal, String::new());
+        set(
+            ConditionType::AtCapacity,
+            Truth::False,
+            Reason::BelowMaxTotal,
+            String::new(),
+        );
     }
     if decision.breaker.is_open(view.now) {
-        set(ConditionType::CircuitOpen, Truth::True, Reason::CreationsFailing, decision.message.clone());
+        set(
+            ConditionType::CircuitOpen,
+            Truth::True,
+            Reason::CreationsFailing,
+            decision.message.clone(),
+        );
     } else {
-        set(ConditionType::CircuitOpen, Truth::False, Reason::Closed, String::new());
+        set(
+            ConditionType::CircuitOpen,
+            Truth::False,
+            Reason::Closed,
+            String::new(),
+        );
     }
 }

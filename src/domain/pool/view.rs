@@ -38,7 +38,8 @@ impl Counts {
         for member in members {
             *counts.by_phase.entry(member.phase).or_default() += 1;
         }
-        *counts.by_phase.entry(Phase::Provisioning).or_default() += i32::try_from(unseen).unwrap_or(i32::MAX);
+        *counts.by_phase.entry(Phase::Provisioning).or_default() +=
+            i32::try_from(unseen).unwrap_or(i32::MAX);
         counts
     }
 
@@ -49,7 +50,11 @@ impl Counts {
 
     /// How many count towards `maxTotal`.
     pub fn occupancy(&self) -> i32 {
-        self.by_phase.iter().filter(|(p, _)| p.occupies()).map(|(_, n)| n).sum()
+        self.by_phase
+            .iter()
+            .filter(|(p, _)| p.occupies())
+            .map(|(_, n)| n)
+            .sum()
     }
 }
 
@@ -113,7 +118,16 @@ pub struct View<'a> {
 impl View<'_> {
     /// Ids that are to be created and have no object in the cache yet.
     pub fn unseen(&self) -> Vec<String> {
-        let creating = self.pool.status.as_ref().map(|s| s.creating.as_slice()).unwrap_or_default();
-        creating.iter().filter(|id| !self.members.iter().any(|m| &m.id == *id)).cloned().collect()
+        let creating = self
+            .pool
+            .status
+            .as_ref()
+            .map(|s| s.creating.as_slice())
+            .unwrap_or_default();
+        creating
+            .iter()
+            .filter(|id| !self.members.iter().any(|m| &m.id == *id))
+            .cloned()
+            .collect()
     }
 }

@@ -69,28 +69,50 @@ pub struct Failure {
 impl Failure {
     /// One with a message and nothing else.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        let retry_after = if let Kind::Cooldown(after) = kind { Some(after) } else { None };
-        Self { kind, message: message.into(), retry_after }
+        let retry_after = if let Kind::Cooldown(after) = kind {
+            Some(after)
+        } else {
+            None
+        };
+        Self {
+            kind,
+            message: message.into(),
+            retry_after,
+        }
     }
 
     /// As an error of the provider.
     pub fn into_error(self, access: Access, doing: impl Into<String>) -> ProviderError {
         let (class, reason) = class(self.kind, access);
-        ProviderError { class, reason, doing: doing.into(), message: self.message, retry_after: self.retry_after }
+        ProviderError {
+            class,
+            reason,
+            doing: doing.into(),
+            message: self.message,
+            retry_after: self.retry_after,
+        }
     }
 }
 
 /// The class that the core branches on.
 pub fn class(kind: Kind, access: Access) -> (Class, Reason) {
     match (kind, access) {
-        (Kind::Unknown | Kind::Transient, Access::Read) => (Class::Transient, Reason::ProviderUnavailable),
-        (Kind::Unknown | Kind::Transient, Access::Write) => (Class::Ambiguous, Reason::OutcomeUnknown),
+        (Kind::Unknown | Kind::Transient, Access::Read) => {
+            (Class::Transient, Reason::ProviderUnavailable)
+        }
+        (Kind::Unknown | Kind::Transient, Access::Write) => {
+            (Class::Ambiguous, Reason::OutcomeUnknown)
+        }
         (Kind::Busy, _) => (Class::Transient, Reason::ProviderUnavailable),
-        (Kind::RateLimited | Kind::EdgeBlocked | Kind::Cooldown(_), _) => (Class::Throttled, Reason::RateLimited),
+        (Kind::RateLimited | Kind::EdgeBlocked | Kind::Cooldown(_), _) => {
+            (Class::Throttled, Reason::RateLimited)
+        }
         (Kind::Auth | Kind::Denied, _) => (Class::Unauthorized, Reason::CredentialsInvalid),
         (Kind::Quota, _) => (Class::Capacity, Reason::CapacityExceeded),
         (Kind::Bug, _) => (Class::Rejected, Reason::InternalError),
-        (Kind::Invalid | Kind::Exists | Kind::State | Kind::NoChange, _) => (Class::Rejected, Reason::Rejected),
+        (Kind::Invalid | Kind::Exists | Kind::State | Kind::NoChange, _) => {
+            (Class::Rejected, Reason::Rejected)
+        }
         (Kind::NotFound, _) => (Class::Gone, Reason::Gone),
     }
 }
@@ -123,7 +145,11 @@ pub fn of_head(head: Head) -> Option<Kind> {
 
 /// Rows 6 to 18 and 20: what an entry of `errors` means.
 pub fn of_error(status: u16, error: &GraphqlError) -> Kind {
-    let code = error.extensions.as_ref().and_then(|e| e.code.as_deref()).unwrap_or_default();
+    let code = error
+        .extensions
+        .as_ref()
+        .and_then(|e| e.code.as_deref())
+        .unwrap_or_default();
     if matches!(code, "GRAPHQL_PARSE_FAILED" | "GRAPHQL_VALIDATION_FAILED") {
         return Kind::Bug;
     }
@@ -139,7 +165,11 @@ fn of_message(message: &str, code: &str) -> Option<Kind> {
     let text = message.to_lowercase();
     let has = |needle: &str| text.contains(needle);
     let end = text.trim_end_matches(['.', '!', ' ']);
-    if has("too quickly") || has("every 30s") || has("per 30 seconds") || cooldown_seconds(&text).is_some() {
+    if has("too quickly")
+        || has("every 30s")
+        || has("per 30 seconds")
+        || cooldown_seconds(&text).is_some()
+    {
         let seconds = cooldown_seconds(&text).unwrap_or(30);
         return Some(Kind::Cooldown(Duration::from_secs(seconds)));
     }
@@ -166,7 +196,11 @@ fn of_message(message: &str, code: &str) -> Option<Kind> {
         Kind::State
     } else if has("no patch to apply") || has("no patch to commit") {
         Kind::NoChange
-    } else if code == "BAD_USER_INPUT" || has("invalid input") || has("is not a valid") || has("invalid project name") {
+    } else if code == "BAD_USER_INPUT"
+        || has("invalid input")
+        || has("is not a valid")
+        || has("invalid project name")
+    {
         Kind::Invalid
     } else if has("two factor authentication required") {
         Kind::Auth
@@ -182,7 +216,10 @@ fn cooldown_seconds(text: &str) -> Option<u64> {
         text.match_indices(after).find_map(|(at, _)| {
             let rest = &text[at + after.len()..];
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            rest[digits..].starts_with(unit).then(|| rest[..digits].parse().ok()).flatten()
+            rest[digits..]
+                .starts_with(unit)
+                .then(|| rest[..digits].parse().ok())
+                .flatten()
         })
     };
     number("every ", "s").or_else(|| number("per ", " seconds"))
@@ -194,8 +231,15 @@ mod tests {
     use crate::provider::railway::wire::Extensions;
 
     fn error(message: &str, code: &str) -> GraphqlError {
-        let extensions = Some(Extensions { code: Some(code.to_owned()), trace_id: None });
-        GraphqlError { message: message.to_owned(), extensions, trace_id: None }
+        let extensions = Some(Extensions {
+            code: Some(code.to_owned()),
+            trace_id: None,
+        });
+        GraphqlError {
+            message: message.to_owned(),
+            extensions,
+            trace_id: None,
+        }
     }
 
     /// Every message that was seen on the live interface, and the letter-case and prefix variants.
@@ -215,16 +259,44 @@ mod tests {
             ("VolumeInstance not found", internal, Kind::NotFound),
             ("NotificationRule not found", internal, Kind::NotFound),
             ("Could not find volume", internal, Kind::NotFound),
-            ("input:3: serviceDelete Service not found", internal, Kind::NotFound),
-            (r#"A service named "w-1" already exists in this project"#, "BAD_USER_INPUT", Kind::Exists),
-            (r#"input:3: serviceCreate A service named "a" already exists in this project"#, internal, Kind::Exists),
+            (
+                "input:3: serviceDelete Service not found",
+                internal,
+                Kind::NotFound,
+            ),
+            (
+                r#"A service named "w-1" already exists in this project"#,
+                "BAD_USER_INPUT",
+                Kind::Exists,
+            ),
+            (
+                r#"input:3: serviceCreate A service named "a" already exists in this project"#,
+                internal,
+                Kind::Exists,
+            ),
             ("Domain is already in use", internal, Kind::Exists),
-            ("Error in numReplicas - Invalid input", "BAD_USER_INPUT", Kind::Invalid),
-            ("Error in numReplicas - Invalid input", internal, Kind::Invalid),
-            ("Error in preDeployCommand - Invalid input", internal, Kind::Invalid),
+            (
+                "Error in numReplicas - Invalid input",
+                "BAD_USER_INPUT",
+                Kind::Invalid,
+            ),
+            (
+                "Error in numReplicas - Invalid input",
+                internal,
+                Kind::Invalid,
+            ),
+            (
+                "Error in preDeployCommand - Invalid input",
+                internal,
+                Kind::Invalid,
+            ),
             ("x is not a valid y", internal, Kind::Invalid),
             ("Deployment is not stoppable", "BAD_USER_INPUT", Kind::State),
-            ("Deployment is not restartable", "BAD_USER_INPUT", Kind::State),
+            (
+                "Deployment is not restartable",
+                "BAD_USER_INPUT",
+                Kind::State,
+            ),
             (
                 "Cannot redeploy yet, please wait for the original deployment to finish building, then try again.",
                 internal,
@@ -233,24 +305,44 @@ mod tests {
             ("An operation is already in progress", internal, Kind::Busy),
             ("Cannot redeploy without a snapshot", internal, Kind::State),
             ("Commit not found", internal, Kind::Invalid),
-            ("Only one project can be created per user every 30s", internal, s(30)),
-            ("Whoa there pal! You are creating projects too quickly", internal, s(30)),
+            (
+                "Only one project can be created per user every 30s",
+                internal,
+                s(30),
+            ),
+            (
+                "Whoa there pal! You are creating projects too quickly",
+                internal,
+                s(30),
+            ),
             ("Whoa there pal! 1 project per 30 seconds", internal, s(30)),
             ("Only one per user every 45s", internal, s(45)),
-            ("Whoa there pal! You are creating volumes too quickly. Try again in a sec", internal, s(30)),
+            (
+                "Whoa there pal! You are creating volumes too quickly. Try again in a sec",
+                internal,
+                s(30),
+            ),
             (
                 "Free plan resource provision limit exceeded. Please upgrade to provision more resources!",
                 internal,
                 Kind::Quota,
             ),
-            ("Failed to create service domain, please try again", internal, Kind::Transient),
+            (
+                "Failed to create service domain, please try again",
+                internal,
+                Kind::Transient,
+            ),
             ("Failed to create deployment", internal, Kind::Transient),
             ("Problem processing request", internal, Kind::Transient),
             ("Invalid project name", internal, Kind::Invalid),
             ("Two Factor Authentication Required", internal, Kind::Auth),
             ("No patch to apply", "BAD_USER_INPUT", Kind::NoChange),
             ("No patch to commit", internal, Kind::NoChange),
-            (r#"Cannot query field "x" on type "Query"."#, "GRAPHQL_VALIDATION_FAILED", Kind::Bug),
+            (
+                r#"Cannot query field "x" on type "Query"."#,
+                "GRAPHQL_VALIDATION_FAILED",
+                Kind::Bug,
+            ),
             ("Syntax Error", "GRAPHQL_PARSE_FAILED", Kind::Bug),
             ("Something nobody has seen", internal, Kind::Transient),
             ("anything", "BAD_USER_INPUT", Kind::Invalid),
@@ -263,7 +355,14 @@ mod tests {
 
     #[test]
     fn heads() {
-        let head = |status, json, retry_after, html| of_head(Head { status, json, retry_after, html });
+        let head = |status, json, retry_after, html| {
+            of_head(Head {
+                status,
+                json,
+                retry_after,
+                html,
+            })
+        };
         assert_eq!(head(200, true, false, false), None);
         assert_eq!(head(400, true, false, false), None);
         assert_eq!(head(200, false, false, true), Some(Kind::Unknown));

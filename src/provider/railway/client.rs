@@ -8,7 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -46,7 +48,11 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { read: Duration::from_secs(15), write: Duration::from_secs(90), backoff: Duration::from_millis(400) }
+        Self {
+            read: Duration::from_secs(15),
+            write: Duration::from_secs(90),
+            backoff: Duration::from_millis(400),
+        }
     }
 }
 
@@ -57,7 +63,9 @@ pub enum SetupError {
     #[error("the address of the Railway interface is not a URL")]
     Url,
     /// The token is empty, or has characters that no header can carry.
-    #[error("the Railway token is empty or has characters that cannot be sent: is the Secret's value the bare token?")]
+    #[error(
+        "the Railway token is empty or has characters that cannot be sent: is the Secret's value the bare token?"
+    )]
     Token,
     /// TLS, proxies, …
     #[error("build the HTTP client")]
@@ -130,7 +138,11 @@ impl Transport {
     }
 
     /// The same with other limits, for tests.
-    pub fn with_timeouts(base_url: &str, clock: Clock, timeouts: Timeouts) -> Result<Self, SetupError> {
+    pub fn with_timeouts(
+        base_url: &str,
+        clock: Clock,
+        timeouts: Timeouts,
+    ) -> Result<Self, SetupError> {
         let mut url: reqwest::Url = base_url.parse().map_err(|_| SetupError::Url)?;
         // The edge limits addresses without a query string to about 10 requests a second.
         url.query_pairs_mut().append_pair("source", SOURCE);
@@ -143,7 +155,16 @@ impl Transport {
             .build()
             .map_err(SetupError::Client)?;
         let (tokens, edge) = (Mutex::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { http, url, clock, timeouts, tokens, edge }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                http,
+                url,
+                clock,
+                timeouts,
+                tokens,
+                edge,
+            }),
+        })
     }
 
     /// The transport with a token. Sessions of one token share its waits and its count.
@@ -154,35 +175,61 @@ impl Transport {
         }
         let (name, value) = match kind {
             TokenKind::Bearer => (AUTHORIZATION, format!("Bearer {text}")),
-            TokenKind::Project => (HeaderName::from_static("project-access-token"), text.to_owned()),
+            TokenKind::Project => (
+                HeaderName::from_static("project-access-token"),
+                text.to_owned(),
+            ),
         };
         let mut value = HeaderValue::from_str(&value).map_err(|_| SetupError::Token)?;
         value.set_sensitive(true);
         let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let state = lock(&self.inner.tokens).entry(key).or_default().clone();
-        Ok(Session { transport: self.clone(), header: (name, value), token, state })
+        Ok(Session {
+            transport: self.clone(),
+            header: (name, value),
+            token,
+            state,
+        })
     }
 }
 
 impl Session {
     /// Sends a document and reads the whole of `data`. Reads are repeated on class Unknown and Transient.
-    pub async fn send<T: DeserializeOwned>(&self, document: &Document, variables: Value) -> Result<T, Failure> {
-        let body =
-            serde_json::json!({ "query": document.text, "operationName": document.name, "variables": variables });
-        let tries = if document.access == Access::Read { READ_TRIES } else { 1 };
+    pub async fn send<T: DeserializeOwned>(
+        &self,
+        document: &Document,
+        variables: Value,
+    ) -> Result<T, Failure> {
+        let body = serde_json::json!({ "query": document.text, "operationName": document.name, "variables": variables });
+        let tries = if document.access == Access::Read {
+            READ_TRIES
+        } else {
+            1
+        };
         let mut tried = 1;
         loop {
             let answer = self.once(document, &body).await.and_then(|data| {
-                let unreadable = |e| Failure::new(Kind::Unknown, format!("the answer cannot be read: {e}"));
+                let unreadable =
+                    |e| Failure::new(Kind::Unknown, format!("the answer cannot be read: {e}"));
                 serde_json::from_value(data).map_err(unreadable)
             });
-            let Err(mut failure) = answer else { return answer };
-            failure.message = redact(&failure.message, self.token.expose_secret().trim(), &body["variables"]);
+            let Err(mut failure) = answer else {
+                return answer;
+            };
+            failure.message = redact(
+                &failure.message,
+                self.token.expose_secret().trim(),
+                &body["variables"],
+            );
             if tried >= tries || !matches!(failure.kind, Kind::Unknown | Kind::Transient) {
                 return Err(failure);
             }
             tracing::debug!(operation = document.name, tried, error = %failure.message, "railway: read again");
-            self.transport.inner.clock.sleep(self.transport.inner.timeouts.backoff * tried).await;
+            self.transport
+                .inner
+                .clock
+                .sleep(self.transport.inner.timeouts.backoff * tried)
+                .await;
             tried += 1;
         }
     }
@@ -194,7 +241,11 @@ impl Session {
         state.forget(now);
         let (quota, window) = state.policy?;
         let used = u32::try_from(state.sent.len()).unwrap_or(u32::MAX);
-        Some(Budget { quota, window, remaining: quota.saturating_sub(used) })
+        Some(Budget {
+            quota,
+            window,
+            remaining: quota.saturating_sub(used),
+        })
     }
 
     async fn once(&self, document: &Document, body: &Value) -> Result<Value, Failure> {
@@ -210,12 +261,19 @@ impl Session {
             .timeout(limit)
             .header(self.header.0.clone(), self.header.1.clone())
             .json(body);
-        let response = request.send().await.map_err(|e| Failure::new(Kind::Unknown, no_answer(&e)))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|e| Failure::new(Kind::Unknown, no_answer(&e)))?;
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         self.note_policy(&headers);
         let text = read_limited(response).await;
-        let json = text.as_ref().ok().and_then(|t| serde_json::from_slice::<Value>(t).ok()).filter(Value::is_object);
+        let json = text
+            .as_ref()
+            .ok()
+            .and_then(|t| serde_json::from_slice::<Value>(t).ok())
+            .filter(Value::is_object);
         let head = Head {
             status,
             json: json.is_some(),
@@ -236,22 +294,44 @@ impl Session {
         let mut state = lock(&self.state);
         let until = edge.max(state.blocked_until);
         let refused = |kind, message: &str, until: Monotonic| {
-            Err(Failure { kind, message: message.to_owned(), retry_after: Some(until.saturating_sub(now)) })
+            Err(Failure {
+                kind,
+                message: message.to_owned(),
+                retry_after: Some(until.saturating_sub(now)),
+            })
         };
         if until > now {
-            let kind = if edge > now { Kind::EdgeBlocked } else { Kind::RateLimited };
-            return refused(kind, "Railway asked to wait, and the time is not over; nothing was sent", until);
+            let kind = if edge > now {
+                Kind::EdgeBlocked
+            } else {
+                Kind::RateLimited
+            };
+            return refused(
+                kind,
+                "Railway asked to wait, and the time is not over; nothing was sent",
+                until,
+            );
         }
         state.forget(now);
         if let (Access::Read, Some(free)) = (access, state.free_for_reads(now)) {
-            return refused(Kind::RateLimited, "what is left of the token's requests is kept for writes", free);
+            return refused(
+                Kind::RateLimited,
+                "what is left of the token's requests is kept for writes",
+                free,
+            );
         }
         state.sent.push_back(now);
         Ok(())
     }
 
     /// An answer that is decided by its head; starts the wait where it asks for one.
-    fn refused(&self, kind: Kind, status: u16, headers: &HeaderMap, broken: Option<String>) -> Failure {
+    fn refused(
+        &self,
+        kind: Kind,
+        status: u16,
+        headers: &HeaderMap,
+        broken: Option<String>,
+    ) -> Failure {
         let inner = &self.transport.inner;
         let (now, wall) = (inner.clock.monotonic(), inner.clock.now());
         let retry_after = match kind {
@@ -263,7 +343,8 @@ impl Session {
             }
             Kind::EdgeBlocked => {
                 let mut edge = lock(&inner.edge);
-                let wait = (EDGE_WAIT * 2u32.saturating_pow(edge.episodes.min(5))).min(EDGE_WAIT_MAX);
+                let wait =
+                    (EDGE_WAIT * 2u32.saturating_pow(edge.episodes.min(5))).min(EDGE_WAIT_MAX);
                 edge.episodes += 1;
                 edge.blocked_until = edge.blocked_until.max(now + wait);
                 Some(wait)
@@ -271,17 +352,27 @@ impl Session {
             _ => None,
         };
         let message = match (kind, broken) {
-            (Kind::RateLimited, _) => format!("HTTP {status}: the token's request limit is used up"),
+            (Kind::RateLimited, _) => {
+                format!("HTTP {status}: the token's request limit is used up")
+            }
             (Kind::EdgeBlocked, _) => format!("HTTP {status}: blocked by Railway's edge"),
             (Kind::Auth, _) => format!("HTTP {status}: the token is refused"),
             (_, Some(broken)) => format!("HTTP {status}: {broken}"),
             (_, None) => format!("HTTP {status} without a usable answer"),
         };
-        Failure { kind, message, retry_after }
+        Failure {
+            kind,
+            message,
+            retry_after,
+        }
     }
 
     fn note_policy(&self, headers: &HeaderMap) {
-        if let Some(policy) = headers.get("ratelimit-policy").and_then(|v| v.to_str().ok()).and_then(policy_of) {
+        if let Some(policy) = headers
+            .get("ratelimit-policy")
+            .and_then(|v| v.to_str().ok())
+            .and_then(policy_of)
+        {
             lock(&self.state).policy = Some(policy);
         }
     }
@@ -312,17 +403,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn data_of(status: u16, mut answer: Value) -> Result<Value, Failure> {
     let errors: Vec<GraphqlError> = match answer.get_mut("errors").map(Value::take) {
         None | Some(Value::Null) => vec![],
-        Some(errors) => serde_json::from_value(errors).unwrap_or_else(|_| vec![GraphqlError::default()]),
+        Some(errors) => {
+            serde_json::from_value(errors).unwrap_or_else(|_| vec![GraphqlError::default()])
+        }
     };
     if let Some(first) = errors.first() {
         let kind = of_error(status, first);
-        let trace = first.trace_id.as_deref().or(first.extensions.as_ref().and_then(|e| e.trace_id.as_deref()));
+        let trace = first.trace_id.as_deref().or(first
+            .extensions
+            .as_ref()
+            .and_then(|e| e.trace_id.as_deref()));
         let trace = trace.map(|t| format!(" (traceId {t})")).unwrap_or_default();
-        return Err(Failure::new(kind, format!("Railway says: {}{trace}", first.message)));
+        return Err(Failure::new(
+            kind,
+            format!("Railway says: {}{trace}", first.message),
+        ));
     }
     match answer.get_mut("data").map(Value::take) {
         Some(data) if data.is_object() => Ok(data),
-        _ => Err(Failure::new(Kind::Unknown, format!("HTTP {status} with neither data nor errors"))),
+        _ => Err(Failure::new(
+            Kind::Unknown,
+            format!("HTTP {status} with neither data nor errors"),
+        )),
     }
 }
 
@@ -330,7 +432,9 @@ async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, String
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => body.extend_from_slice(&chunk),
+            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => {
+                body.extend_from_slice(&chunk)
+            }
             Ok(Some(_)) => return Err("the answer is too large".to_owned()),
             Ok(None) => return Ok(body),
             Err(e) => return Err(no_answer(&e)),
@@ -351,13 +455,22 @@ fn no_answer(error: &reqwest::Error) -> String {
 }
 
 fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    kind.to_ascii_lowercase().starts_with("text/html") || body.trim_ascii_start().first() == Some(&b'<')
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    kind.to_ascii_lowercase().starts_with("text/html")
+        || body.trim_ascii_start().first() == Some(&b'<')
 }
 
 /// `Retry-After`, else the end of the window.
 fn wait_of(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim);
+    let text = |name: &str| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .map(str::trim)
+    };
     let seconds = text("retry-after").and_then(|t| t.parse().ok());
     let reset = || text("x-ratelimit-reset").and_then(|t| until_reset(t, now));
     seconds.map(Duration::from_secs).or_else(reset)
@@ -370,13 +483,17 @@ fn until_reset(text: &str, now: jiff::Timestamp) -> Option<Duration> {
         Ok(epoch) => epoch,
         Err(_) => text.parse::<jiff::Timestamp>().ok()?.as_second(),
     };
-    u64::try_from(at - now.as_second()).ok().map(Duration::from_secs)
+    u64::try_from(at - now.as_second())
+        .ok()
+        .map(Duration::from_secs)
 }
 
 /// `"default";q=1000;w=3600`.
 fn policy_of(text: &str) -> Option<(u32, Duration)> {
-    let field =
-        |name: &str| text.split([';', ',']).find_map(|part| part.trim().strip_prefix(name)?.parse::<u32>().ok());
+    let field = |name: &str| {
+        text.split([';', ','])
+            .find_map(|part| part.trim().strip_prefix(name)?.parse::<u32>().ok())
+    };
     Some((field("q=")?, Duration::from_secs(u64::from(field("w=")?))))
 }
 
@@ -384,9 +501,15 @@ fn policy_of(text: &str) -> Option<(u32, Duration)> {
 /// (a GraphQL server quotes a wrong input in full).
 fn redact(message: &str, token: &str, variables: &Value) -> String {
     let mut text = message.replace(token, "[token]");
-    let sent = variables.pointer("/input/variables").and_then(Value::as_object);
-    let mut values: Vec<&str> =
-        sent.into_iter().flatten().filter_map(|(_, v)| v.as_str()).filter(|v| v.len() >= 4).collect();
+    let sent = variables
+        .pointer("/input/variables")
+        .and_then(Value::as_object);
+    let mut values: Vec<&str> = sent
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, v)| v.as_str())
+        .filter(|v| v.len() >= 4)
+        .collect();
     values.sort_by_key(|v| std::cmp::Reverse(v.len()));
     for value in values {
         text = text.replace(value, "[value]");
@@ -403,7 +526,10 @@ mod tests {
 
     #[test]
     fn the_limit_is_read_from_the_policy() {
-        assert_eq!(policy_of(r#""default";q=1000;w=3600"#), Some((1000, Duration::from_secs(3600))));
+        assert_eq!(
+            policy_of(r#""default";q=1000;w=3600"#),
+            Some((1000, Duration::from_secs(3600)))
+        );
         assert_eq!(policy_of("nonsense"), None);
     }
 
@@ -411,7 +537,11 @@ mod tests {
     fn a_reset_has_three_formats() {
         let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
         for text in ["90", "1800000090", "2027-01-15T08:01:30Z"] {
-            assert_eq!(until_reset(text, now), Some(Duration::from_secs(90)), "{text}");
+            assert_eq!(
+                until_reset(text, now),
+                Some(Duration::from_secs(90)),
+                "{text}"
+            );
         }
         assert_eq!(until_reset("1700000000", now), None);
         assert_eq!(until_reset("soon", now), None);
@@ -422,6 +552,11 @@ mod tests {
         let sent = serde_json::json!({"input": {"name": "n", "variables": {"A": "secret-1", "B": "secret-12"}}});
         let text = redact("got tok-9 and {A: secret-1, B: secret-12}", "tok-9", &sent);
         assert_eq!(text, "got [token] and {A: [value], B: [value]}");
-        assert_eq!(redact(&"ä".repeat(900), "tok", &Value::Null).chars().count(), 501);
+        assert_eq!(
+            redact(&"ä".repeat(900), "tok", &Value::Null)
+                .chars()
+                .count(),
+            501
+        );
     }
 }

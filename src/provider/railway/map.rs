@@ -57,7 +57,9 @@ pub fn liveness(deployment: &Deployment) -> Liveness {
         "SUCCESS" if deployment.deployment_stopped => Liveness::Stopped,
         // Without any container listed the status is all there is; with some, one has to run (else it restarts).
         "SUCCESS" if deployment.instances.is_empty() => Liveness::Running,
-        "SUCCESS" if deployment.instances.iter().any(|i| i.status == "RUNNING") => Liveness::Running,
+        "SUCCESS" if deployment.instances.iter().any(|i| i.status == "RUNNING") => {
+            Liveness::Running
+        }
         "SUCCESS" => Liveness::Starting,
         "SLEEPING" => Liveness::Sleeping,
         "CRASHED" => Liveness::Crashed,
@@ -77,11 +79,19 @@ fn predates_settings(service: &ServiceInstance, deployment: &Deployment) -> bool
 
 /// The address to use: the customer's own, else Railway's oldest, since a repeated create only adds newer ones.
 pub fn chosen_domain(domains: &Domains) -> Option<&Domain> {
-    let usable =
-        |d: &&Domain| !d.domain.is_empty() && !matches!(d.sync_status.as_deref(), Some("DELETED" | "DELETING"));
+    let usable = |d: &&Domain| {
+        !d.domain.is_empty() && !matches!(d.sync_status.as_deref(), Some("DELETED" | "DELETING"))
+    };
     // Newest first, so the last of equals is the oldest; one without a date counts as new.
     let age = |d: &&Domain| time(d.created_at.as_deref()).unwrap_or(jiff::Timestamp::MAX);
-    let own = || domains.service_domains.iter().rev().filter(usable).min_by_key(age);
+    let own = || {
+        domains
+            .service_domains
+            .iter()
+            .rev()
+            .filter(usable)
+            .min_by_key(age)
+    };
     domains.custom_domains.iter().find(usable).or_else(own)
 }
 
@@ -89,7 +99,9 @@ pub fn chosen_domain(domains: &Domains) -> Option<&Domain> {
 pub fn progress(step: &str, known: &Facts, resource: &Resource) -> Seen {
     match step {
         super::SERVICE => Seen::Done(pick(&resource.facts, &[SERVICE_ID])),
-        super::DOMAIN if resource.facts.contains_key(URL) => Seen::Done(pick(&resource.facts, &[URL, DOMAIN_ID])),
+        super::DOMAIN if resource.facts.contains_key(URL) => {
+            Seen::Done(pick(&resource.facts, &[URL, DOMAIN_ID]))
+        }
         super::DOMAIN => Seen::Absent,
         super::DEPLOY => deploy_progress(known, resource),
         _ => Seen::Unknown,
@@ -99,13 +111,21 @@ pub fn progress(step: &str, known: &Facts, resource: &Resource) -> Seen {
 fn deploy_progress(known: &Facts, resource: &Resource) -> Seen {
     let Some(shown) = resource.facts.get(DEPLOYMENT_ID) else {
         // We started one and a listing shows none: it lags, or somebody removed it. A direct read tells.
-        return if known.contains_key(DEPLOYMENT_ID) { Seen::Unknown } else { Seen::Absent };
+        return if known.contains_key(DEPLOYMENT_ID) {
+            Seen::Unknown
+        } else {
+            Seen::Absent
+        };
     };
     match known.get(DEPLOYMENT_ID) {
         Some(ours) if ours == shown => {}
         // Another one than we started: an older one in a listing that lags, or a newer one.
         _ if resource.facts.contains_key(DEPLOYMENT_PREDATES) => {
-            return if known.contains_key(DEPLOYMENT_ID) { Seen::Running } else { Seen::Absent };
+            return if known.contains_key(DEPLOYMENT_ID) {
+                Seen::Running
+            } else {
+                Seen::Absent
+            };
         }
         _ => {}
     }
@@ -114,19 +134,33 @@ fn deploy_progress(known: &Facts, resource: &Resource) -> Seen {
 
 fn judge(resource: &Resource) -> Seen {
     let native = resource.native_state.as_deref().unwrap_or_default();
-    let failed = |reason, message: &str| Seen::Failed { reason, message: message.to_owned(), retry: false };
+    let failed = |reason, message: &str| Seen::Failed {
+        reason,
+        message: message.to_owned(),
+        retry: false,
+    };
     match resource.liveness {
-        Liveness::Running | Liveness::Sleeping => Seen::Done(pick(&resource.facts, &[DEPLOYMENT_ID, URL, DOMAIN_ID])),
-        Liveness::Starting if native == "NEEDS_APPROVAL" => {
-            failed("DeploymentFailed", "Railway waits for a member's approval of the deployment (NEEDS_APPROVAL)")
+        Liveness::Running | Liveness::Sleeping => {
+            Seen::Done(pick(&resource.facts, &[DEPLOYMENT_ID, URL, DOMAIN_ID]))
         }
+        Liveness::Starting if native == "NEEDS_APPROVAL" => failed(
+            "DeploymentFailed",
+            "Railway waits for a member's approval of the deployment (NEEDS_APPROVAL)",
+        ),
         Liveness::Starting => Seen::Running,
         Liveness::Created => Seen::Absent,
-        Liveness::Stopped => failed("Stopped", "the deployment went up and stopped: did the program exit?"),
-        Liveness::Failed => {
-            failed("DeploymentFailed", "Railway says FAILED: the image cannot be pulled, or the program does not start")
-        }
-        Liveness::Crashed => failed("DeploymentCrashed", "Railway says CRASHED: the program keeps exiting"),
+        Liveness::Stopped => failed(
+            "Stopped",
+            "the deployment went up and stopped: did the program exit?",
+        ),
+        Liveness::Failed => failed(
+            "DeploymentFailed",
+            "Railway says FAILED: the image cannot be pulled, or the program does not start",
+        ),
+        Liveness::Crashed => failed(
+            "DeploymentCrashed",
+            "Railway says CRASHED: the program keeps exiting",
+        ),
         Liveness::Removed => Seen::Failed {
             reason: "DeploymentRemoved",
             message: format!("Railway says {native}: the deployment was removed or skipped"),
@@ -136,7 +170,11 @@ fn judge(resource: &Resource) -> Seen {
 }
 
 fn pick(facts: &Facts, names: &[&str]) -> Facts {
-    names.iter().filter_map(|n| facts.get_key_value(*n)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    names
+        .iter()
+        .filter_map(|n| facts.get_key_value(*n))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }
 
 fn time(text: Option<&str>) -> Option<jiff::Timestamp> {
@@ -154,7 +192,12 @@ mod tests {
             status: status.to_owned(),
             created_at: Some("2026-10-05T19:58:18.458Z".to_owned()),
             deployment_stopped: stopped,
-            instances: containers.iter().map(|s| Container { status: (*s).to_owned() }).collect(),
+            instances: containers
+                .iter()
+                .map(|s| Container {
+                    status: (*s).to_owned(),
+                })
+                .collect(),
         }
     }
 
@@ -186,19 +229,55 @@ mod tests {
             ("QUEUED", true, &[], Liveness::Starting, "running"),
             ("WAITING", true, &[], Liveness::Starting, "running"),
             ("BUILDING", true, &[], Liveness::Starting, "running"),
-            ("DEPLOYING", true, &["RUNNING"], Liveness::Starting, "running"),
-            ("NEEDS_APPROVAL", true, &[], Liveness::Starting, "DeploymentFailed"),
+            (
+                "DEPLOYING",
+                true,
+                &["RUNNING"],
+                Liveness::Starting,
+                "running",
+            ),
+            (
+                "NEEDS_APPROVAL",
+                true,
+                &[],
+                Liveness::Starting,
+                "DeploymentFailed",
+            ),
             ("A_NEW_WORD", false, &[], Liveness::Starting, "running"),
-            ("SUCCESS", false, &["EXITED", "RUNNING"], Liveness::Running, "done"),
+            (
+                "SUCCESS",
+                false,
+                &["EXITED", "RUNNING"],
+                Liveness::Running,
+                "done",
+            ),
             ("SUCCESS", false, &[], Liveness::Running, "done"),
-            ("SUCCESS", false, &["RESTARTING"], Liveness::Starting, "running"),
+            (
+                "SUCCESS",
+                false,
+                &["RESTARTING"],
+                Liveness::Starting,
+                "running",
+            ),
             ("SUCCESS", true, &["EXITED"], Liveness::Stopped, "Stopped"),
             ("SUCCESS", true, &[], Liveness::Stopped, "Stopped"),
             ("SLEEPING", true, &["RUNNING"], Liveness::Sleeping, "done"),
-            ("CRASHED", true, &["CRASHED"], Liveness::Crashed, "DeploymentCrashed"),
+            (
+                "CRASHED",
+                true,
+                &["CRASHED"],
+                Liveness::Crashed,
+                "DeploymentCrashed",
+            ),
             ("FAILED", true, &[], Liveness::Failed, "DeploymentFailed"),
             ("SKIPPED", true, &[], Liveness::Removed, "DeploymentRemoved"),
-            ("REMOVING", true, &[], Liveness::Removed, "DeploymentRemoved"),
+            (
+                "REMOVING",
+                true,
+                &[],
+                Liveness::Removed,
+                "DeploymentRemoved",
+            ),
             ("REMOVED", true, &[], Liveness::Removed, "DeploymentRemoved"),
         ] {
             let found = resource(&service(Some(deployment(status, stopped, containers))));
@@ -210,7 +289,11 @@ mod tests {
                     assert_eq!(facts[DEPLOYMENT_ID], "d");
                     "done"
                 }
-                Seen::Failed { reason, retry: false, .. } => reason,
+                Seen::Failed {
+                    reason,
+                    retry: false,
+                    ..
+                } => reason,
                 other => panic!("{status}: {other:?}"),
             };
             assert_eq!(word, seen, "{status} {stopped}");
@@ -220,19 +303,30 @@ mod tests {
     #[test]
     fn nothing_deployed() {
         let found = resource(&service(None));
-        assert_eq!((found.liveness, found.native_state.clone()), (Liveness::Created, None));
+        assert_eq!(
+            (found.liveness, found.native_state.clone()),
+            (Liveness::Created, None)
+        );
         assert_eq!(progress("deploy", &Facts::new(), &found), Seen::Absent);
         let started = Facts::from([(DEPLOYMENT_ID.to_owned(), "d".to_owned())]);
         assert_eq!(progress("deploy", &started, &found), Seen::Unknown);
         assert_eq!(progress("domain", &Facts::new(), &found), Seen::Absent);
-        assert!(matches!(progress("service", &Facts::new(), &found), Seen::Done(f) if f[SERVICE_ID] == "s"));
+        assert!(
+            matches!(progress("service", &Facts::new(), &found), Seen::Done(f) if f[SERVICE_ID] == "s")
+        );
     }
 
     #[test]
     fn a_deployment_from_before_our_settings_is_not_ours() {
         let running = || deployment("SUCCESS", false, &["RUNNING"]);
-        let early = ServiceInstance { num_replicas: None, ..service(Some(running())) };
-        let late = ServiceInstance { updated_at: Some("2026-10-05T19:59:00Z".to_owned()), ..service(Some(running())) };
+        let early = ServiceInstance {
+            num_replicas: None,
+            ..service(Some(running()))
+        };
+        let late = ServiceInstance {
+            updated_at: Some("2026-10-05T19:59:00Z".to_owned()),
+            ..service(Some(running()))
+        };
         let other = Facts::from([(DEPLOYMENT_ID.to_owned(), "d2".to_owned())]);
         let same = Facts::from([(DEPLOYMENT_ID.to_owned(), "d".to_owned())]);
         for found in [resource(&early), resource(&late)] {
@@ -240,7 +334,14 @@ mod tests {
             assert_eq!(progress("deploy", &other, &found), Seen::Running);
             assert!(matches!(progress("deploy", &same, &found), Seen::Done(_)));
         }
-        assert!(matches!(progress("deploy", &Facts::new(), &resource(&service(Some(running())))), Seen::Done(_)));
+        assert!(matches!(
+            progress(
+                "deploy",
+                &Facts::new(),
+                &resource(&service(Some(running())))
+            ),
+            Seen::Done(_)
+        ));
     }
 
     #[test]
@@ -250,13 +351,19 @@ mod tests {
             domain("old", Some("2026-10-05T00:00:00Z")),
             domain("undated", None),
         ];
-        let mut domains = Domains { service_domains: newest_first, custom_domains: vec![] };
+        let mut domains = Domains {
+            service_domains: newest_first,
+            custom_domains: vec![],
+        };
         assert_eq!(chosen_domain(&domains).unwrap().domain, "old");
         domains.service_domains[1].sync_status = Some("DELETED".to_owned());
         assert_eq!(chosen_domain(&domains).unwrap().domain, "new");
         domains.custom_domains = vec![domain("own.example.org", None)];
         assert_eq!(chosen_domain(&domains).unwrap().domain, "own.example.org");
-        let undated = Domains { service_domains: vec![domain("b", None), domain("a", None)], custom_domains: vec![] };
+        let undated = Domains {
+            service_domains: vec![domain("b", None), domain("a", None)],
+            custom_domains: vec![],
+        };
         assert_eq!(chosen_domain(&undated).unwrap().domain, "a");
     }
 }

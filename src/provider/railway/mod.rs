@@ -16,8 +16,8 @@ use crate::clock::Clock;
 use crate::domain::template::Template;
 
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence, ProviderError, Repeat,
-    Report, Resource, Seen, Step, StepSpec,
+    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence,
+    ProviderError, Repeat, Report, Resource, Seen, Step, StepSpec,
 };
 
 pub mod classify;
@@ -93,10 +93,15 @@ pub fn supports(template: &Template) -> Result<(), String> {
         return Err("the pool's provider is not railway".to_owned());
     };
     if railway.per_instance.is_some() {
-        return Err("railway.perInstance is not available in this version: use railway.project".to_owned());
+        return Err(
+            "railway.perInstance is not available in this version: use railway.project".to_owned(),
+        );
     }
     if railway.source.repository.is_some() {
-        return Err("railway.source.repository is not available in this version: use railway.source.image".to_owned());
+        return Err(
+            "railway.source.repository is not available in this version: use railway.source.image"
+                .to_owned(),
+        );
     }
     Ok(())
 }
@@ -110,9 +115,16 @@ impl RailwayProvider {
 
     /// With a shared transport: pools of one token then share its waits and its count. `base_url` and
     /// `clock` are the transport's then.
-    pub fn with_transport(config: RailwayConfig, transport: &Transport) -> Result<Self, SetupError> {
+    pub fn with_transport(
+        config: RailwayConfig,
+        transport: &Transport,
+    ) -> Result<Self, SetupError> {
         let session = transport.session(config.token.clone(), config.token_kind)?;
-        Ok(Self { session, config, scope: Mutex::new(None) })
+        Ok(Self {
+            session,
+            config,
+            scope: Mutex::new(None),
+        })
     }
 
     /// What is left of the token's requests, by our own count, for metrics.
@@ -122,12 +134,17 @@ impl RailwayProvider {
 
     /// Project and environment by id: remembered, given, or looked up.
     async fn scope(&self) -> Result<Scope, ProviderError> {
-        let remembered = self.scope.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let remembered = self
+            .scope
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         match (remembered, &self.config.environment) {
             (Some(scope), _) => Ok(scope),
-            (None, EnvironmentRef::Id(id)) => {
-                Ok(Scope { project: self.config.project_id.clone(), environment: id.clone() })
-            }
+            (None, EnvironmentRef::Id(id)) => Ok(Scope {
+                project: self.config.project_id.clone(),
+                environment: id.clone(),
+            }),
             (None, EnvironmentRef::Name(_)) => self.resolve_scope().await,
         }
     }
@@ -142,12 +159,27 @@ impl RailwayProvider {
 #[async_trait]
 impl AgentProvider for RailwayProvider {
     fn capabilities(&self) -> Caps {
-        Caps { list_lag: LIST_LAG, recycle: false, rename: true, sleep_is_idle: false }
+        Caps {
+            list_lag: LIST_LAG,
+            recycle: false,
+            rename: true,
+            sleep_is_idle: false,
+        }
     }
 
     fn plan(&self, operation: Operation, _template: &Template) -> Vec<StepSpec> {
-        let once = |step, deadline, attempts| StepSpec { step, repeat: Repeat::LookFirst, deadline, attempts };
-        let safe = |step, deadline| StepSpec { step, repeat: Repeat::Safe, deadline, attempts: 1 };
+        let once = |step, deadline, attempts| StepSpec {
+            step,
+            repeat: Repeat::LookFirst,
+            deadline,
+            attempts,
+        };
+        let safe = |step, deadline| StepSpec {
+            step,
+            repeat: Repeat::Safe,
+            deadline,
+            attempts: 1,
+        };
         match operation {
             Operation::Create => vec![
                 once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
@@ -162,14 +194,22 @@ impl AgentProvider for RailwayProvider {
 
     async fn resolve(&self) -> Result<Facts, ProviderError> {
         let scope = self.resolve_scope().await?;
-        Ok(Facts::from([("projectId".to_owned(), scope.project), ("environmentId".to_owned(), scope.environment)]))
+        Ok(Facts::from([
+            ("projectId".to_owned(), scope.project),
+            ("environmentId".to_owned(), scope.environment),
+        ]))
     }
 
     fn progress(&self, step: &'static str, known: &Facts, resource: &Resource) -> Seen {
         map::progress(step, known, resource)
     }
 
-    async fn look(&self, key: &Key, known: &Facts, step: &'static str) -> Result<Seen, ProviderError> {
+    async fn look(
+        &self,
+        key: &Key,
+        known: &Facts,
+        step: &'static str,
+    ) -> Result<Seen, ProviderError> {
         steps::look(&self.reach().await?, key, known, step).await
     }
 
@@ -182,7 +222,11 @@ impl AgentProvider for RailwayProvider {
         inputs: &Inputs,
     ) -> Result<Outcome, ProviderError> {
         if let Err(message) = supports(template) {
-            return Ok(Outcome::Failed { reason: Reason::NotSupported.as_str(), message, retry: false });
+            return Ok(Outcome::Failed {
+                reason: Reason::NotSupported.as_str(),
+                message,
+                retry: false,
+            });
         }
         let reach = self.reach().await?;
         match step {
@@ -195,7 +239,9 @@ impl AgentProvider for RailwayProvider {
 
     async fn list(&self) -> Result<Listing, ProviderError> {
         let services = removal::all_services(&self.reach().await?).await?;
-        Ok(Listing { resources: services.iter().map(map::resource).collect() })
+        Ok(Listing {
+            resources: services.iter().map(map::resource).collect(),
+        })
     }
 
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
@@ -206,13 +252,25 @@ impl AgentProvider for RailwayProvider {
         removal::destroy(&self.reach().await?, key, known).await
     }
 
-    async fn prepare_claim(&self, _key: &Key, _known: &Facts, _instructions: &str) -> Result<(), ProviderError> {
+    async fn prepare_claim(
+        &self,
+        _key: &Key,
+        _known: &Facts,
+        _instructions: &str,
+    ) -> Result<(), ProviderError> {
         Ok(())
     }
 
-    async fn after_claim(&self, key: &Key, known: &Facts, new_name: &str) -> Result<(), ProviderError> {
+    async fn after_claim(
+        &self,
+        key: &Key,
+        known: &Facts,
+        new_name: &str,
+    ) -> Result<(), ProviderError> {
         let doing = format!("rename service {} to {new_name}", key.name);
-        let Some(service) = known.get(map::SERVICE_ID) else { return Err(no_service_id(doing)) };
+        let Some(service) = known.get(map::SERVICE_ID) else {
+            return Err(no_service_id(doing));
+        };
         let renamed = operation::service_rename(&self.session, service, new_name).await;
         renamed.map_err(|f| f.into_error(classify::Access::Write, doing))
     }
@@ -234,18 +292,36 @@ struct Reach<'a> {
 
 impl RailwayProvider {
     async fn reach(&self) -> Result<Reach<'_>, ProviderError> {
-        Ok(Reach { session: &self.session, kind: self.config.token_kind, scope: self.scope().await? })
+        Ok(Reach {
+            session: &self.session,
+            kind: self.config.token_kind,
+            scope: self.scope().await?,
+        })
     }
 }
 
 fn unknown_step(step: &str) -> ProviderError {
-    rejected(Reason::InternalError, format!("step {step}"), "Railway has no such step")
+    rejected(
+        Reason::InternalError,
+        format!("step {step}"),
+        "Railway has no such step",
+    )
 }
 
 fn no_service_id(doing: String) -> ProviderError {
-    rejected(Reason::InternalError, doing, "the service's id is not recorded")
+    rejected(
+        Reason::InternalError,
+        doing,
+        "the service's id is not recorded",
+    )
 }
 
 fn rejected(reason: Reason, doing: String, message: impl Into<String>) -> ProviderError {
-    ProviderError { class: Class::Rejected, reason, doing, message: message.into(), retry_after: None }
+    ProviderError {
+        class: Class::Rejected,
+        reason,
+        doing,
+        message: message.into(),
+        retry_after: None,
+    }
 }

@@ -12,9 +12,10 @@ use super::classify::Access::{Read, Write};
 use super::classify::Failure;
 use super::client::{Document, Session};
 use super::wire::{
-    Accepted, Connection, Created, DeployData, DeploymentStep, Domain, DomainCreateData, Environment, EnvironmentsData,
-    EventsData, FleetData, LogLine, LogsData, Project, ProjectData, ProjectToken, ProjectTokenData, ServiceCreateData,
-    ServiceInstance, ServiceInstanceData, VariablesData,
+    Accepted, Connection, Created, DeployData, DeploymentStep, Domain, DomainCreateData,
+    Environment, EnvironmentsData, EventsData, FleetData, LogLine, LogsData, Project, ProjectData,
+    ProjectToken, ProjectTokenData, ServiceCreateData, ServiceInstance, ServiceInstanceData,
+    VariablesData,
 };
 
 /// The largest page that is known to be accepted.
@@ -48,18 +49,31 @@ documents! {
 
 /// A project with its first hundred environments.
 pub async fn project(session: &Session, id: &str) -> Result<Project, Failure> {
-    Ok(session.send::<ProjectData>(&PROJECT, json!({ "id": id })).await?.project)
+    Ok(session
+        .send::<ProjectData>(&PROJECT, json!({ "id": id }))
+        .await?
+        .project)
 }
 
 /// A page of a project's environments.
-pub async fn environments(session: &Session, project: &str, after: &str) -> Result<Connection<Environment>, Failure> {
+pub async fn environments(
+    session: &Session,
+    project: &str,
+    after: &str,
+) -> Result<Connection<Environment>, Failure> {
     let variables = json!({ "projectId": project, "first": 100, "after": after });
-    Ok(session.send::<EnvironmentsData>(&ENVIRONMENTS, variables).await?.environments)
+    Ok(session
+        .send::<EnvironmentsData>(&ENVIRONMENTS, variables)
+        .await?
+        .environments)
 }
 
 /// What a project token is for.
 pub async fn project_token(session: &Session) -> Result<ProjectToken, Failure> {
-    Ok(session.send::<ProjectTokenData>(&PROJECT_TOKEN, json!({})).await?.project_token)
+    Ok(session
+        .send::<ProjectTokenData>(&PROJECT_TOKEN, json!({}))
+        .await?
+        .project_token)
 }
 
 /// A page of an environment's services.
@@ -72,13 +86,24 @@ pub async fn fleet(
     if let Some(after) = after {
         variables["after"] = after.into();
     }
-    Ok(session.send::<FleetData>(&FLEET, variables).await?.environment.service_instances)
+    Ok(session
+        .send::<FleetData>(&FLEET, variables)
+        .await?
+        .environment
+        .service_instances)
 }
 
 /// One service, directly.
-pub async fn service_instance(session: &Session, environment: &str, service: &str) -> Result<ServiceInstance, Failure> {
+pub async fn service_instance(
+    session: &Session,
+    environment: &str,
+    service: &str,
+) -> Result<ServiceInstance, Failure> {
     let variables = json!({ "environmentId": environment, "serviceId": service });
-    Ok(session.send::<ServiceInstanceData>(&SERVICE_INSTANCE, variables).await?.service_instance)
+    Ok(session
+        .send::<ServiceInstanceData>(&SERVICE_INSTANCE, variables)
+        .await?
+        .service_instance)
 }
 
 /// A service's variables, those that the platform sets included; sealed ones are missing. Secrets among them.
@@ -88,20 +113,31 @@ pub async fn variables(
     environment: &str,
     service: &str,
 ) -> Result<BTreeMap<String, String>, Failure> {
-    let variables = json!({ "projectId": project, "environmentId": environment, "serviceId": service });
+    let variables =
+        json!({ "projectId": project, "environmentId": environment, "serviceId": service });
     let data: VariablesData = session.send(&VARIABLES, variables).await?;
     let text = |value: Value| value.as_str().map(str::to_owned);
-    Ok(data.variables.into_iter().filter_map(|(k, v)| Some((k, text(v?)?))).collect())
+    Ok(data
+        .variables
+        .into_iter()
+        .filter_map(|(k, v)| Some((k, text(v?)?)))
+        .collect())
 }
 
 /// Makes a service with its image and all its variables. Safe to repeat in effect: the second one finds the name taken.
 pub async fn service_create(session: &Session, input: Value) -> Result<Created, Failure> {
-    Ok(session.send::<ServiceCreateData>(&SERVICE_CREATE, json!({ "input": input })).await?.service_create)
+    Ok(session
+        .send::<ServiceCreateData>(&SERVICE_CREATE, json!({ "input": input }))
+        .await?
+        .service_create)
 }
 
 /// Makes a domain. A second call makes a second one.
 pub async fn domain_create(session: &Session, input: Value) -> Result<Domain, Failure> {
-    Ok(session.send::<DomainCreateData>(&DOMAIN_CREATE, json!({ "input": input })).await?.service_domain_create)
+    Ok(session
+        .send::<DomainCreateData>(&DOMAIN_CREATE, json!({ "input": input }))
+        .await?
+        .service_domain_create)
 }
 
 /// Sets what is left to set and starts the one deployment; gives its id.
@@ -112,33 +148,65 @@ pub async fn configure_and_deploy(
     input: Value,
 ) -> Result<String, Failure> {
     let variables = json!({ "serviceId": service, "environmentId": environment, "input": input });
-    Ok(session.send::<DeployData>(&CONFIGURE_AND_DEPLOY, variables).await?.service_instance_deploy_v2)
+    Ok(session
+        .send::<DeployData>(&CONFIGURE_AND_DEPLOY, variables)
+        .await?
+        .service_instance_deploy_v2)
 }
 
 /// Renames a service. Frees the old name.
 pub async fn service_rename(session: &Session, service: &str, name: &str) -> Result<(), Failure> {
     let variables = json!({ "id": service, "input": { "name": name } });
-    session.send::<Accepted>(&SERVICE_RENAME, variables).await.map(drop)
+    session
+        .send::<Accepted>(&SERVICE_RENAME, variables)
+        .await
+        .map(drop)
 }
 
 /// Removes a service, in the one environment where that is given.
-pub async fn service_delete(session: &Session, service: &str, environment: Option<&str>) -> Result<(), Failure> {
+pub async fn service_delete(
+    session: &Session,
+    service: &str,
+    environment: Option<&str>,
+) -> Result<(), Failure> {
     let mut variables = json!({ "id": service });
     if let Some(environment) = environment {
         variables["environmentId"] = environment.into();
     }
-    session.send::<Accepted>(&SERVICE_DELETE, variables).await.map(drop)
+    session
+        .send::<Accepted>(&SERVICE_DELETE, variables)
+        .await
+        .map(drop)
 }
 
 /// The steps of a deployment, as they come.
-pub async fn deployment_events(session: &Session, deployment: &str) -> Result<Vec<DeploymentStep>, Failure> {
-    let data: EventsData = session.send(&DEPLOYMENT_EVENTS, json!({ "id": deployment })).await?;
-    Ok(data.deployment_events.edges.into_iter().map(|e| e.node).collect())
+pub async fn deployment_events(
+    session: &Session,
+    deployment: &str,
+) -> Result<Vec<DeploymentStep>, Failure> {
+    let data: EventsData = session
+        .send(&DEPLOYMENT_EVENTS, json!({ "id": deployment }))
+        .await?;
+    Ok(data
+        .deployment_events
+        .edges
+        .into_iter()
+        .map(|e| e.node)
+        .collect())
 }
 
 /// The last lines of a deployment's log.
-pub async fn deploy_logs(session: &Session, deployment: &str, lines: usize) -> Result<Vec<LogLine>, Failure> {
-    let data: LogsData = session.send(&DEPLOY_LOGS, json!({ "deploymentId": deployment, "limit": lines })).await?;
+pub async fn deploy_logs(
+    session: &Session,
+    deployment: &str,
+    lines: usize,
+) -> Result<Vec<LogLine>, Failure> {
+    let data: LogsData = session
+        .send(
+            &DEPLOY_LOGS,
+            json!({ "deploymentId": deployment, "limit": lines }),
+        )
+        .await?;
     let mut log = data.deployment_logs;
     Ok(log.split_off(log.len().saturating_sub(lines)))
 }

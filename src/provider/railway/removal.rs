@@ -32,21 +32,36 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
     let mut all = Vec::new();
     let mut cursor: Option<String> = None;
     for _ in 0..PAGES {
-        let page =
-            operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref()).await.map_err(failed)?;
-        all.extend(page.edges.into_iter().map(|e| e.node).filter(|s| s.deleted_at.is_none()));
+        let page = operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref())
+            .await
+            .map_err(failed)?;
+        all.extend(
+            page.edges
+                .into_iter()
+                .map(|e| e.node)
+                .filter(|s| s.deleted_at.is_none()),
+        );
         match (page.page_info.has_next_page, page.page_info.end_cursor) {
             (false, _) => return Ok(all),
             (true, next @ Some(_)) if next != cursor => cursor = next,
             (true, _) => break,
         }
     }
-    Err(failed(Failure::new(Kind::Unknown, "the pages of the listing do not end")))
+    Err(failed(Failure::new(
+        Kind::Unknown,
+        "the pages of the listing do not end",
+    )))
 }
 
 /// The service of that name, by the listing.
-pub(super) async fn by_name(reach: &Reach<'_>, name: &str) -> Result<Option<ServiceInstance>, ProviderError> {
-    Ok(all_services(reach).await?.into_iter().find(|s| s.service_name == name))
+pub(super) async fn by_name(
+    reach: &Reach<'_>,
+    name: &str,
+) -> Result<Option<ServiceInstance>, ProviderError> {
+    Ok(all_services(reach)
+        .await?
+        .into_iter()
+        .find(|s| s.service_name == name))
 }
 
 /// The service, directly; `None`: Railway says that there is none.
@@ -71,7 +86,13 @@ pub(super) async fn is_gone(reach: &Reach<'_>, failure: &Failure) -> Result<bool
 pub(super) async fn mark(reach: &Reach<'_>, id: &str, ours: &str) -> Result<Mark, Failure> {
     let scope = &reach.scope;
     match operation::variables(reach.session, &scope.project, &scope.environment, id).await {
-        Ok(variables) if variables.get(OWNER_VARIABLE).is_some_and(|mark| mark == ours) => Ok(Mark::Ours),
+        Ok(variables)
+            if variables
+                .get(OWNER_VARIABLE)
+                .is_some_and(|mark| mark == ours) =>
+        {
+            Ok(Mark::Ours)
+        }
         Ok(_) => Ok(Mark::Foreign),
         Err(f) if is_gone(reach, &f).await? => Ok(Mark::NoService),
         Err(f) => Err(f),
@@ -79,20 +100,32 @@ pub(super) async fn mark(reach: &Reach<'_>, id: &str, ours: &str) -> Result<Mark
 }
 
 /// See [`crate::provider::AgentProvider::observe`].
-pub(super) async fn observe(reach: &Reach<'_>, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+pub(super) async fn observe(
+    reach: &Reach<'_>,
+    key: &Key,
+    known: &Facts,
+) -> Result<Presence, ProviderError> {
     let present = |service: &ServiceInstance| Presence::Present(Box::new(map::resource(service)));
     match known.get(map::SERVICE_ID) {
         Some(id) => {
             let read = by_id(reach, id).await;
-            let read = read.map_err(|f| f.into_error(Access::Read, format!("read service {}", key.name)))?;
+            let read =
+                read.map_err(|f| f.into_error(Access::Read, format!("read service {}", key.name)))?;
             Ok(read.as_ref().map_or(Presence::Gone, present))
         }
-        None => Ok(by_name(reach, &key.name).await?.as_ref().map_or(Presence::Unknown, present)),
+        None => Ok(by_name(reach, &key.name)
+            .await?
+            .as_ref()
+            .map_or(Presence::Unknown, present)),
     }
 }
 
 /// See [`crate::provider::AgentProvider::destroy`].
-pub(super) async fn destroy(reach: &Reach<'_>, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+pub(super) async fn destroy(
+    reach: &Reach<'_>,
+    key: &Key,
+    known: &Facts,
+) -> Result<Presence, ProviderError> {
     let id = match known.get(map::SERVICE_ID) {
         Some(id) => id.clone(),
         None => match by_name(reach, &key.name).await? {
@@ -101,25 +134,37 @@ pub(super) async fn destroy(reach: &Reach<'_>, key: &Key, known: &Facts) -> Resu
         },
     };
     let doing = || format!("delete service {}", key.name);
-    let found = mark(reach, &id, &key.mark).await.map_err(|f| f.into_error(Access::Read, doing()))?;
+    let found = mark(reach, &id, &key.mark)
+        .await
+        .map_err(|f| f.into_error(Access::Read, doing()))?;
     match found {
         Mark::Foreign => {
-            let message = format!("its {OWNER_VARIABLE} is not {}: it is not ours and stays", key.mark);
+            let message = format!(
+                "its {OWNER_VARIABLE} is not {}: it is not ours and stays",
+                key.mark
+            );
             return Err(rejected(Reason::Rejected, doing(), message));
         }
         Mark::NoService => {}
         Mark::Ours => {
-            let environment = (reach.kind == TokenKind::Project).then_some(reach.scope.environment.as_str());
+            let environment =
+                (reach.kind == TokenKind::Project).then_some(reach.scope.environment.as_str());
             match operation::service_delete(reach.session, &id, environment).await {
                 Ok(()) => {}
                 // The direct read below decides.
                 Err(f) if matches!(f.kind, Kind::NotFound | Kind::Denied | Kind::NoChange) => {}
                 // A deletion that timed out was seen to succeed: the next look tells.
-                Err(f) if matches!(f.kind, Kind::Unknown | Kind::Transient) => return Ok(Presence::Unknown),
+                Err(f) if matches!(f.kind, Kind::Unknown | Kind::Transient) => {
+                    return Ok(Presence::Unknown);
+                }
                 Err(f) => return Err(f.into_error(Access::Write, doing())),
             }
         }
     }
-    let left = by_id(reach, &id).await.map_err(|f| f.into_error(Access::Read, doing()))?;
-    Ok(left.map_or(Presence::Gone, |service| Presence::Present(Box::new(map::resource(&service)))))
+    let left = by_id(reach, &id)
+        .await
+        .map_err(|f| f.into_error(Access::Read, doing()))?;
+    Ok(left.map_or(Presence::Gone, |service| {
+        Presence::Present(Box::new(map::resource(&service)))
+    }))
 }

@@ -22,7 +22,10 @@ pub(super) struct Scope {
 }
 
 /// Asks Railway for the project and its environments.
-pub(super) async fn resolve(session: &Session, config: &RailwayConfig) -> Result<Scope, ProviderError> {
+pub(super) async fn resolve(
+    session: &Session,
+    config: &RailwayConfig,
+) -> Result<Scope, ProviderError> {
     let doing = || format!("resolve Railway project {}", config.project_id);
     let found = match config.token_kind {
         TokenKind::Bearer => by_project(session, &config.project_id).await,
@@ -34,13 +37,20 @@ pub(super) async fn resolve(session: &Session, config: &RailwayConfig) -> Result
         EnvironmentRef::Name(name) => e.name.to_lowercase() == name.to_lowercase(),
     };
     match environments.iter().find(wanted) {
-        Some(e) => Ok(Scope { project: config.project_id.clone(), environment: e.id.clone() }),
+        Some(e) => Ok(Scope {
+            project: config.project_id.clone(),
+            environment: e.id.clone(),
+        }),
         None => Err(no_environment(config, &environments, doing())),
     }
 }
 
 /// Whether the token can read anything at this moment: then a `Not Authorized` elsewhere means that the id is gone.
-pub(super) async fn can_read(session: &Session, kind: TokenKind, project: &str) -> Result<bool, Failure> {
+pub(super) async fn can_read(
+    session: &Session,
+    kind: TokenKind,
+    project: &str,
+) -> Result<bool, Failure> {
     let read = match kind {
         TokenKind::Bearer => operation::project(session, project).await.map(drop),
         TokenKind::Project => operation::project_token(session).await.map(drop),
@@ -61,7 +71,11 @@ async fn by_project(session: &Session, id: &str) -> Result<Vec<Environment>, Fai
     let mut all = Vec::new();
     for _ in 0..PAGES {
         all.extend(page.edges.into_iter().map(|e| e.node));
-        match page.page_info.end_cursor.filter(|_| page.page_info.has_next_page) {
+        match page
+            .page_info
+            .end_cursor
+            .filter(|_| page.page_info.has_next_page)
+        {
             Some(cursor) => page = operation::environments(session, id, &cursor).await?,
             None => break,
         }
@@ -73,10 +87,16 @@ async fn by_project(session: &Session, id: &str) -> Result<Vec<Environment>, Fai
 async fn by_token(session: &Session, project: &str) -> Result<Vec<Environment>, Failure> {
     let token = operation::project_token(session).await?;
     if token.project_id != project {
-        let message = format!("the token belongs to project {}, not to {project}", token.project_id);
+        let message = format!(
+            "the token belongs to project {}, not to {project}",
+            token.project_id
+        );
         return Err(Failure::new(Kind::NotFound, message));
     }
-    Ok(vec![Environment { id: token.environment_id, ..token.environment }])
+    Ok(vec![Environment {
+        id: token.environment_id,
+        ..token.environment
+    }])
 }
 
 fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderError {
@@ -95,7 +115,9 @@ fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderE
             );
         }
         Kind::NotFound => {
-            let text = format!("{message}: check railway.project.projectId ({project}) and the token's workspace");
+            let text = format!(
+                "{message}: check railway.project.projectId ({project}) and the token's workspace"
+            );
             error = rejected(Reason::ProjectNotFound, doing, text);
         }
         _ => {}
@@ -104,11 +126,22 @@ fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderE
 }
 
 fn no_environment(config: &RailwayConfig, known: &[Environment], doing: String) -> ProviderError {
-    let names: Vec<String> = known.iter().map(|e| format!("{} ({})", e.name, e.id)).collect();
+    let names: Vec<String> = known
+        .iter()
+        .map(|e| format!("{} ({})", e.name, e.id))
+        .collect();
     let wanted = match &config.environment {
         EnvironmentRef::Id(id) => format!("environmentId {id}"),
         EnvironmentRef::Name(name) => format!("environmentName {name}"),
     };
-    let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    rejected(Reason::EnvironmentNotFound, doing, format!("no such environment: {wanted}; the token sees {known}"))
+    let known = if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    };
+    rejected(
+        Reason::EnvironmentNotFound,
+        doing,
+        format!("no such environment: {wanted}; the token sees {known}"),
+    )
 }

@@ -12,7 +12,10 @@ use crate::provider::{Facts, Inputs, Key, Outcome, ProviderError, Seen};
 
 use super::classify::{Access, Failure, Kind};
 use super::removal::{Mark, by_id, by_name, is_gone, mark};
-use super::{AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation, unknown_step};
+use super::{
+    AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation,
+    unknown_step,
+};
 
 /// The platform's own default, sent so that nothing depends on it.
 const RESTARTS: u32 = 10;
@@ -32,22 +35,31 @@ pub(super) async fn look(
     let id = match known.get(map::SERVICE_ID) {
         Some(id) if step != SERVICE => id.clone(),
         recorded => match find_ours(reach, key, recorded).await? {
-            Seen::Done(facts) if step != SERVICE => facts.get(map::SERVICE_ID).cloned().unwrap_or_default(),
+            Seen::Done(facts) if step != SERVICE => {
+                facts.get(map::SERVICE_ID).cloned().unwrap_or_default()
+            }
             seen => return Ok(seen),
         },
     };
     let read = by_id(reach, &id).await;
-    let read = read.map_err(|f| f.into_error(Access::Read, format!("look at service {}", key.name)))?;
+    let read =
+        read.map_err(|f| f.into_error(Access::Read, format!("look at service {}", key.name)))?;
     Ok(match read.as_ref().map(map::resource) {
         // Right after its creation a service is not yet there for every reader.
         None => Seen::Unknown,
-        Some(resource) if step == DEPLOY && !resource.facts.contains_key(map::DEPLOYMENT_ID) => Seen::Absent,
+        Some(resource) if step == DEPLOY && !resource.facts.contains_key(map::DEPLOYMENT_ID) => {
+            Seen::Absent
+        }
         Some(resource) => map::progress(step, known, &resource),
     })
 }
 
 /// Our service by its recorded id, or by our name; and in either case by our mark.
-async fn find_ours(reach: &Reach<'_>, key: &Key, recorded: Option<&String>) -> Result<Seen, ProviderError> {
+async fn find_ours(
+    reach: &Reach<'_>,
+    key: &Key,
+    recorded: Option<&String>,
+) -> Result<Seen, ProviderError> {
     let id = match recorded {
         Some(id) => id.clone(),
         None => match by_name(reach, &key.name).await? {
@@ -56,11 +68,17 @@ async fn find_ours(reach: &Reach<'_>, key: &Key, recorded: Option<&String>) -> R
         },
     };
     let doing = || format!("read the owner mark of service {}", key.name);
-    let found = mark(reach, &id, &key.mark).await.map_err(|f| f.into_error(Access::Read, doing()))?;
+    let found = mark(reach, &id, &key.mark)
+        .await
+        .map_err(|f| f.into_error(Access::Read, doing()))?;
     Ok(match found {
         Mark::Ours => Seen::Done(Facts::from([(map::SERVICE_ID.to_owned(), id)])),
         Mark::NoService => Seen::Absent,
-        Mark::Foreign => Seen::Failed { reason: FOREIGN, message: foreign(key), retry: false },
+        Mark::Foreign => Seen::Failed {
+            reason: FOREIGN,
+            message: foreign(key),
+            retry: false,
+        },
     })
 }
 
@@ -81,22 +99,42 @@ pub(super) async fn make_service(
         "variables": variables,
     });
     match operation::service_create(reach.session, input).await {
-        Ok(created) => Ok(Outcome::Done(Facts::from([(map::SERVICE_ID.to_owned(), created.id)]))),
+        Ok(created) => Ok(Outcome::Done(Facts::from([(
+            map::SERVICE_ID.to_owned(),
+            created.id,
+        )]))),
         Err(f) if f.kind == Kind::Exists => match find_ours(reach, key, None).await? {
             Seen::Done(facts) => Ok(Outcome::Done(facts)),
-            Seen::Failed { reason, message, retry } => Ok(Outcome::Failed { reason, message, retry }),
+            Seen::Failed {
+                reason,
+                message,
+                retry,
+            } => Ok(Outcome::Failed {
+                reason,
+                message,
+                retry,
+            }),
             // Taken by what no listing shows yet: only a later look can tell whose it is.
-            _ => Err(Failure::new(Kind::Unknown, format!("{}; it is not listed yet", f.message))
-                .into_error(Access::Write, format!("create service {}", key.name))),
+            _ => Err(Failure::new(
+                Kind::Unknown,
+                format!("{}; it is not listed yet", f.message),
+            )
+            .into_error(Access::Write, format!("create service {}", key.name))),
         },
         Err(f) => Err(f.into_error(Access::Write, format!("create service {}", key.name))),
     }
 }
 
 /// Makes the domain.
-pub(super) async fn make_domain(reach: &Reach<'_>, key: &Key, known: &Facts) -> Result<Outcome, ProviderError> {
+pub(super) async fn make_domain(
+    reach: &Reach<'_>,
+    key: &Key,
+    known: &Facts,
+) -> Result<Outcome, ProviderError> {
     let doing = format!("create the domain of service {}", key.name);
-    let Some(service) = known.get(map::SERVICE_ID) else { return Err(no_service_id(doing)) };
+    let Some(service) = known.get(map::SERVICE_ID) else {
+        return Err(no_service_id(doing));
+    };
     let mut input = json!({ "environmentId": reach.scope.environment, "serviceId": service, "targetPort": AGENT_PORT });
     let mut made = operation::domain_create(reach.session, input.clone()).await;
     if made.as_ref().is_err_and(|f| f.kind == Kind::Invalid) {
@@ -125,7 +163,9 @@ pub(super) async fn deploy(
     inputs: &Inputs,
 ) -> Result<Outcome, ProviderError> {
     let doing = format!("configure and deploy service {}", key.name);
-    let Some(service) = known.get(map::SERVICE_ID) else { return Err(no_service_id(doing)) };
+    let Some(service) = known.get(map::SERVICE_ID) else {
+        return Err(no_service_id(doing));
+    };
     let mut input = json!({
         "source": source(template, inputs),
         "numReplicas": 1,
@@ -133,10 +173,17 @@ pub(super) async fn deploy(
         "restartPolicyMaxRetries": RESTARTS,
         "sleepApplication": false,
     });
-    if let Some(command) = template.provider.railway.as_ref().and_then(|r| r.start_command.as_ref()) {
+    if let Some(command) = template
+        .provider
+        .railway
+        .as_ref()
+        .and_then(|r| r.start_command.as_ref())
+    {
         input["startCommand"] = command.as_str().into();
     }
-    match operation::configure_and_deploy(reach.session, &reach.scope.environment, service, input).await {
+    match operation::configure_and_deploy(reach.session, &reach.scope.environment, service, input)
+        .await
+    {
         Ok(deployment) => {
             let facts = Facts::from([(map::DEPLOYMENT_ID.to_owned(), deployment)]);
             Ok(Outcome::Running { facts, poll: POLL })
@@ -147,20 +194,41 @@ pub(super) async fn deploy(
 
 /// A step of a service that we made was refused. Right after the creation Railway may not know it yet everywhere: the
 /// step did not run, and later it may.
-async fn refused(reach: &Reach<'_>, failure: Failure, doing: String) -> Result<Outcome, ProviderError> {
-    let gone = is_gone(reach, &failure).await.map_err(|f| f.into_error(Access::Read, doing.clone()))?;
+async fn refused(
+    reach: &Reach<'_>,
+    failure: Failure,
+    doing: String,
+) -> Result<Outcome, ProviderError> {
+    let gone = is_gone(reach, &failure)
+        .await
+        .map_err(|f| f.into_error(Access::Read, doing.clone()))?;
     if !gone {
         return Err(failure.into_error(Access::Write, doing));
     }
-    let message = format!("{}: Railway does not know the service (yet)", failure.message);
+    let message = format!(
+        "{}: Railway does not know the service (yet)",
+        failure.message
+    );
     Err(Failure::new(Kind::Busy, message).into_error(Access::Write, doing))
 }
 
 fn source(template: &Template, inputs: &Inputs) -> Value {
-    let written = || template.provider.railway.as_ref()?.source.image.as_ref().map(|i| i.reference.clone());
+    let written = || {
+        template
+            .provider
+            .railway
+            .as_ref()?
+            .source
+            .image
+            .as_ref()
+            .map(|i| i.reference.clone())
+    };
     json!({ "image": inputs.image.clone().or_else(written) })
 }
 
 fn foreign(key: &Key) -> String {
-    format!("a service named {} exists and its {OWNER_VARIABLE} is not {}: it is not ours", key.name, key.mark)
+    format!(
+        "a service named {} exists and its {OWNER_VARIABLE} is not {}: it is not ours",
+        key.name, key.mark
+    )
 }

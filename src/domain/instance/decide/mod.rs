@@ -1,0 +1,198 @@
+//! What to do next about one instance. Pure, total: bad input is a decision too.
+//!
+//! A decision asks for one thing: a read that is missing (look, probe, observe), one effect, or a record. The shell
+//! does it and asks again with the new evidence; after a record it asks again with the object as the API server
+//! returned it. So every irreversible action is preceded by a decision on what is recorded.
+
+mod provisioning;
+mod removal;
+mod stock;
+mod verify;
+
+use std::time::Duration;
+
+use super::phase::{self, Phase};
+use super::view::{Listed, View};
+use crate::api::ANNOTATION_ABANDON;
+use crate::api::agent_instance::{AgentInstanceStatus, OperationStatus, ReleaseMode, StepStatus};
+use crate::api::condition::Reason;
+use crate::domain::agent::{AgentStatus, Probe};
+use crate::domain::backoff;
+use crate::domain::plan::{Class, Facts, Outcome, Repeat, Seen, Step, StepSpec, Trouble};
+use crate::domain::resource::{Liveness, Presence};
+
+pub use provisioning::{current, progress_poll};
+use provisioning::{done, provisioning, troubled};
+use removal::removal;
+use stock::{claimed, claiming, idle};
+use verify::{dead_at_the_provider, missing, verify};
+
+/// Two looks that are to prove something are at least this far apart.
+pub const TWICE_APART: Duration = Duration::from_secs(5);
+/// Two readings of a claimed agent without its conversation are at least this far apart.
+pub const UNBOUND_APART: Duration = Duration::from_secs(10);
+/// A claim younger than this is not written into `status.phase`: most are over by then.
+pub const CLAIMING_SHOWN_AFTER: Duration = Duration::from_secs(1);
+/// How often an agent that should become ready is probed.
+const READY_POLL: Duration = Duration::from_secs(1);
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Nothing now.
+    Wait,
+    /// Write this change of the status (with the intent of the next step, where one follows).
+    Record(Change),
+    /// Look whether the present step has happened.
+    Look(usize),
+    /// Send the present step, once.
+    Perform(usize),
+    /// Probe the agent.
+    Probe,
+    /// Read the resource directly.
+    Observe,
+    /// Ask the provider to remove the resource.
+    Destroy,
+    /// Delete the object, if it is still as it was judged.
+    Delete,
+    /// Let the object go.
+    RemoveFinalizer,
+}
+
+/// A change of what is recorded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// The creation begins: the first step is intended.
+    Begin,
+    /// The present step is done and made this; the next one is intended, or the operation is over.
+    Done(Facts),
+    /// The present step was accepted and is under way.
+    Running(Facts),
+    /// The present step is intended once more.
+    Again,
+    /// The agent is proven ready and clean for the present turn.
+    Proven,
+    /// A judgement that stays.
+    Judge(Judgement),
+}
+
+/// The judgements that stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Judgement {
+    /// It was in use and died.
+    Crashed,
+    /// It is bound or dirty without our doing.
+    Tainted,
+    /// It was never used and cannot be any more.
+    Dead,
+}
+
+impl Judgement {
+    /// The word in `status.verdict.state`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Crashed => "Crashed",
+            Self::Tainted => "Tainted",
+            Self::Dead => "Dead",
+        }
+    }
+}
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// Why: the Ready condition's reason, the event's, the metric's label.
+    pub reason: Reason,
+    /// In words, for the condition.
+    pub message: String,
+    /// When to decide again, at the latest.
+    pub recheck: Duration,
+}
+
+fn decision(
+    action: Action,
+    reason: Reason,
+    message: impl Into<String>,
+    recheck: Duration,
+) -> Decision {
+    Decision {
+        action,
+        reason,
+        message: message.into(),
+        recheck,
+    }
+}
+
+/// Decides.
+pub fn decide(view: &View<'_>) -> Decision {
+    let instance = view.instance;
+    if instance.metadata.deletion_timestamp.is_some() {
+        return removal(view);
+    }
+    if let Some(verdict) = view
+        .instance
+        .status
+        .as_ref()
+        .and_then(|s| s.verdict.as_ref())
+    {
+        return judged(view, &verdict.state, &verdict.reason, &verdict.message);
+    }
+    if instance
+        .spec
+        .release
+        .as_ref()
+        .is_some_and(|r| r.mode == ReleaseMode::Destroy)
+    {
+        return decision(
+            Action::Delete,
+            Reason::Terminating,
+            "released by its user",
+            view.limits.tick,
+        );
+    }
+    match view.phase() {
+        Phase::Claiming => claiming(view),
+        Phase::Claimed | Phase::PendingAcceptance | Phase::Sleeping
+            if instance.spec.claim.is_some() =>
+        {
+            claimed(view)
+        }
+        Phase::Idle | Phase::Sleeping => idle(view),
+        _ => provisioning(view),
+    }
+}
+
+fn judged(view: &View<'_>, state: &str, reason: &str, message: &str) -> Decision {
+    let why = Reason::parse(reason).unwrap_or(Reason::InternalError);
+    if state == Judgement::Crashed.as_str() || phase::is_protected(view.instance) {
+        return decision(Action::Wait, why, message, view.limits.tick);
+    }
+    // A failed creation has nothing for a person to look at that the event does not tell.
+    let keep = if why == Reason::CreateFailed {
+        Duration::ZERO
+    } else {
+        view.limits.cleanup
+    };
+    let judged_for = view.memory.step_known_for;
+    if judged_for >= keep {
+        decision(Action::Delete, why, message, view.limits.tick)
+    } else {
+        decision(
+            Action::Wait,
+            why,
+            message,
+            (keep - judged_for).min(view.limits.tick),
+        )
+    }
+}
+
+fn judge(judgement: Judgement, reason: Reason, message: impl Into<String>) -> Decision {
+    decision(
+        Action::Record(Change::Judge(judgement)),
+        reason,
+        message,
+        Duration::ZERO,
+    )
+}

@@ -1,0 +1,229 @@
+//! An instance that is being built: recorded steps, each sent once.
+
+use super::*;
+
+pub(super) fn provisioning(view: &View<'_>) -> Decision {
+    let status = view.instance.status.as_ref();
+    if view.memory.phase_for >= view.limits.stuck {
+        let text = format!(
+            "not ready within {} s (stuckTimeoutSeconds)",
+            view.limits.stuck.as_secs()
+        );
+        return judge(Judgement::Dead, Reason::Stuck, text);
+    }
+    if let Some(trouble) = &view.evidence.trouble {
+        return step_trouble(view, trouble);
+    }
+    let Some(operation) = status.and_then(|s| s.operation.as_ref()) else {
+        return match status
+            .and_then(|s| s.provider.as_ref())
+            .and_then(|p| p.id.as_ref())
+        {
+            // Back from a claim that was refused: proven again before it is in stock.
+            Some(_) => verify(view, true),
+            None if view.plan.is_empty() => decision(
+                Action::Wait,
+                Reason::Pending,
+                "waiting for its template",
+                Duration::from_secs(5),
+            ),
+            None => decision(
+                Action::Record(Change::Begin),
+                Reason::Creating,
+                "creation begins",
+                Duration::ZERO,
+            ),
+        };
+    };
+    match current(view.plan, operation) {
+        Some((index, spec, recorded)) => step(view, index, spec, recorded),
+        None => judge(
+            Judgement::Dead,
+            Reason::CreateFailed,
+            "the recorded operation does not fit the plan of its template",
+        ),
+    }
+}
+
+/// The step under way: its index, its plan, its record.
+pub fn current<'a>(
+    plan: &'a [StepSpec],
+    operation: &'a OperationStatus,
+) -> Option<(usize, &'a StepSpec, &'a StepStatus)> {
+    let index = usize::try_from(operation.index).ok()?;
+    let (spec, recorded) = (plan.get(index)?, operation.steps.get(index)?);
+    (recorded.name == spec.step.name()).then_some((index, spec, recorded))
+}
+
+fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
+    let name = recorded.name.clone();
+    match spec.step {
+        Step::Ready | Step::Clean => verify(view, spec.step == Step::Clean),
+        Step::Service(_) => judge(
+            Judgement::Dead,
+            Reason::NotSupported,
+            format!("step {name} is not available in this version"),
+        ),
+        Step::Provider(_) if recorded.state == "Running" => running(view, spec, &name),
+        Step::Provider(_) => intended(view, index, spec, recorded),
+    }
+}
+
+fn intended(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
+    let name = &recorded.name;
+    if let Some(outcome) = &view.evidence.outcome {
+        return match outcome {
+            Outcome::Done(facts) => done(name, facts.clone()),
+            Outcome::Running { facts, .. } => decision(
+                Action::Record(Change::Running(facts.clone())),
+                Reason::Creating,
+                format!("{name} is under way"),
+                Duration::ZERO,
+            ),
+            Outcome::Failed {
+                reason,
+                message,
+                retry,
+            } => failed(spec, recorded, reason, message, *retry),
+        };
+    }
+    if view.memory.permit || spec.repeat == Repeat::Safe {
+        return decision(
+            Action::Perform(index),
+            Reason::Creating,
+            format!("{name} is being done"),
+            Duration::ZERO,
+        );
+    }
+    match &view.evidence.look {
+        None => decision(
+            Action::Look(index),
+            Reason::OutcomeUnknown,
+            format!("{name} may have been done: looking"),
+            Duration::ZERO,
+        ),
+        Some(Seen::Done(facts)) => done(name, facts.clone()),
+        Some(Seen::Running) => decision(
+            Action::Record(Change::Running(Facts::new())),
+            Reason::Creating,
+            format!("{name} is under way"),
+            Duration::ZERO,
+        ),
+        Some(Seen::Failed {
+            reason,
+            message,
+            retry,
+        }) => failed(spec, recorded, reason, message, *retry),
+        Some(Seen::Unknown) => decision(
+            Action::Wait,
+            Reason::OutcomeUnknown,
+            format!("{name}: the provider cannot tell yet"),
+            TWICE_APART,
+        ),
+        Some(Seen::Absent) => absent(view, index, name),
+    }
+}
+
+/// Not there in one look: done again only when a second look, past the list's lag, says the same.
+fn absent(view: &View<'_>, index: usize, name: &str) -> Decision {
+    let missing = view.memory.missing_for.unwrap_or_default();
+    if missing >= TWICE_APART && view.memory.step_known_for >= view.limits.list_lag {
+        return decision(
+            Action::Perform(index),
+            Reason::Creating,
+            format!("{name} did not happen: doing it again"),
+            Duration::ZERO,
+        );
+    }
+    let wait = TWICE_APART.saturating_sub(missing).max(
+        view.limits
+            .list_lag
+            .saturating_sub(view.memory.step_known_for),
+    );
+    decision(
+        Action::Wait,
+        Reason::OutcomeUnknown,
+        format!("{name}: not found yet; looking again before it is repeated"),
+        wait.clamp(Duration::from_millis(100), TWICE_APART),
+    )
+}
+
+fn running(view: &View<'_>, spec: &StepSpec, name: &str) -> Decision {
+    match &view.progress {
+        Some(Seen::Done(facts)) => done(name, facts.clone()),
+        Some(Seen::Failed { message, .. }) => judge(
+            Judgement::Dead,
+            Reason::CreateFailed,
+            format!("{name}: {message}"),
+        ),
+        _ if view.memory.step_known_for >= spec.deadline => judge(
+            Judgement::Dead,
+            Reason::CreateFailed,
+            format!("{name}: not finished within {} s", spec.deadline.as_secs()),
+        ),
+        _ => decision(
+            Action::Wait,
+            Reason::Creating,
+            format!("{name} is under way at the provider"),
+            progress_poll(view),
+        ),
+    }
+}
+
+/// How often waiting for the provider is looked at: the listing is shared, so this costs per project, not per instance.
+pub fn progress_poll(view: &View<'_>) -> Duration {
+    view.limits.tick.min(Duration::from_secs(3))
+}
+
+pub(super) fn done(name: &str, facts: Facts) -> Decision {
+    decision(
+        Action::Record(Change::Done(facts)),
+        Reason::Creating,
+        format!("{name} is done"),
+        Duration::ZERO,
+    )
+}
+
+fn failed(
+    spec: &StepSpec,
+    recorded: &StepStatus,
+    reason: &str,
+    message: &str,
+    retry: bool,
+) -> Decision {
+    let name = &recorded.name;
+    if retry && recorded.attempt < i32::from(spec.attempts) {
+        return decision(
+            Action::Record(Change::Again),
+            Reason::Creating,
+            format!("{name} failed ({message}): once more"),
+            Duration::ZERO,
+        );
+    }
+    judge(
+        Judgement::Dead,
+        Reason::CreateFailed,
+        format!("{name}: {reason}: {message}"),
+    )
+}
+
+fn step_trouble(view: &View<'_>, trouble: &Trouble) -> Decision {
+    if trouble.class == Class::Rejected {
+        return judge(
+            Judgement::Dead,
+            Reason::CreateFailed,
+            trouble.message.clone(),
+        );
+    }
+    troubled(view, trouble)
+}
+
+/// A call failed: wait as its class says.
+pub(super) fn troubled(view: &View<'_>, trouble: &Trouble) -> Decision {
+    decision(
+        Action::Wait,
+        trouble.reason,
+        trouble.message.clone(),
+        backoff::after(trouble, view.memory.failures),
+    )
+}
