@@ -10,6 +10,7 @@ use crate::railway::model::{Deployment, Railway, Variables};
 use crate::railway::plans::set_sleeping;
 use crate::rng::Random;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 impl Agents {
     /// Brings all agents to `now`: new containers start, ended ones end, idle ones sleep.
@@ -20,38 +21,41 @@ impl Agents {
         rng: &mut Random,
         now: Ms,
     ) {
-        let mut live: Vec<(String, Status, Ms)> = Vec::new();
-        for instance in railway.instances.values().filter(|i| i.life.exists(now)) {
-            let Some(deployment) = railway.serving(instance, now) else {
-                continue;
-            };
-            let step = deployment.timeline.at(now);
-            let since = deployment.timeline.running_since(now).unwrap_or(step.at);
-            live.push((deployment.id.clone(), step.status, since));
-        }
-        for (id, status, since) in &live {
-            if *status == Status::Success && !self.all.contains_key(id) {
-                self.appear(railway, ledger, rng, (id, *since));
-            }
-            self.refresh_hosts(railway, ledger, id);
+        let containers = containers(railway, now);
+        for (id, container) in &containers {
+            self.follow((&*railway, ledger, rng), id, container, now);
         }
         // A container whose deployment no longer serves has ended, whatever it was doing.
-        for agent in self.all.values_mut().filter(|a| !a.alone && a.alive) {
-            if !live.iter().any(|(id, ..)| *id == agent.id) {
-                agent.alive = false;
-                agent.generation += 1;
-                agent.child += 1;
-            }
-        }
-        let ids: Vec<String> = self
-            .all
-            .values()
-            .filter(|a| a.alive)
-            .map(|a| a.id.clone())
-            .collect();
+        self.all
+            .retain(|id, a| a.alone || containers.contains_key(id));
+        let alive = self.all.values().filter(|a| a.alive);
+        let ids: Vec<String> = alive.map(|a| a.id.clone()).collect();
         for id in ids {
             self.pass_time(railway, ledger, rng, &id, now);
         }
+    }
+
+    /// Makes an agent do what its deployment's state says.
+    fn follow(
+        &mut self,
+        (railway, ledger, rng): (&Railway, &mut Ledger, &mut Random),
+        id: &str,
+        container: &Container,
+        now: Ms,
+    ) {
+        let Some(agent) = self.all.get_mut(id) else {
+            if let Some(since) = container.running_since {
+                self.appear(railway, ledger, rng, (id, since));
+                self.refresh_hosts(railway, ledger, id);
+            }
+            return;
+        };
+        match (container.running_since, agent.down_since) {
+            (Some(since), Some(down)) if since > down => self.restart(rng, ledger, id, since),
+            (None, None) if !container.asleep => agent.go_down(now),
+            _ => {}
+        }
+        self.refresh_hosts(railway, ledger, id);
     }
 
     fn appear(
@@ -100,17 +104,26 @@ impl Agents {
     }
 
     fn refresh_hosts(&mut self, railway: &Railway, ledger: &mut Ledger, id: &str) {
+        let Some(agent) = self.all.get_mut(id) else {
+            return;
+        };
         let Some(deployment) = railway.deployments.get(id) else {
             return;
         };
-        let hosts = hosts_of(railway, deployment);
-        if let Some(agent) = self.all.get_mut(id).filter(|a| a.hosts != hosts) {
-            agent.hosts.clone_from(&hosts);
+        let key = (deployment.service.clone(), deployment.environment.clone());
+        let domains = railway
+            .instances
+            .get(&key)
+            .map(|i| i.domains.as_slice())
+            .unwrap_or_default();
+        if agent.hosts.iter().eq(domains.iter().map(|d| &d.domain)) {
+            return;
         }
+        agent.hosts = domains.iter().map(|d| d.domain.clone()).collect();
         let account = ledger.account(&deployment.service);
-        for host in hosts {
-            if !account.hosts.contains(&host) {
-                account.hosts.push(host);
+        for host in &agent.hosts {
+            if !account.hosts.contains(host) {
+                account.hosts.push(host.clone());
             }
         }
     }
@@ -132,7 +145,7 @@ impl Agents {
         };
         agent.generation += 1;
         agent.alive = true;
-        agent.halted = false;
+        agent.down_since = None;
         agent.exit_code = None;
         agent.started = at;
         agent.still_ready_until = 0;
@@ -140,12 +153,9 @@ impl Agents {
     }
 
     /// Stopped by the provider.
-    pub fn halt(&mut self, id: &str) {
+    pub fn halt(&mut self, id: &str, now: Ms) {
         if let Some(agent) = self.all.get_mut(id) {
-            agent.alive = false;
-            agent.halted = true;
-            agent.generation += 1;
-            agent.child += 1;
+            agent.go_down(now);
         }
     }
 
@@ -177,9 +187,7 @@ impl Agents {
         let Some(agent) = self.all.get_mut(id).filter(|a| a.alive) else {
             return;
         };
-        agent.alive = false;
-        agent.generation += 1;
-        agent.child += 1;
+        agent.go_down(now);
         agent.exit_code = Some(code);
         let (retries, account) = (agent.retries, agent.account.clone());
         ledger
@@ -207,9 +215,6 @@ impl Agents {
             }
         } else if code == 0 {
             deployment.timeline.stop(now, now);
-            if let Some(agent) = self.all.get_mut(id) {
-                agent.halted = true;
-            }
         } else {
             deployment
                 .timeline
@@ -251,24 +256,15 @@ impl Agents {
             hosts: &hosts,
             phase,
         };
-        let candidates: &[(&str, Ms, i32)] = match phase {
-            "idle" => &[
-                ("dieIdle", agent.convos_up(), 1),
-                ("oom", agent.convos_up(), 137),
-            ],
-            "claimed" => &[
-                ("dieClaimed", agent.bound_at, 1),
-                ("oom", agent.bound_at, 137),
-            ],
+        let (own, since) = match phase {
+            "idle" => ("dieIdle", agent.convos_up()),
+            "claimed" => ("dieClaimed", agent.bound_at),
             _ => return None,
         };
-        for (kind, since, code) in candidates.to_vec() {
-            let Some(fault) = self.rules.armed(kind, &place) else {
-                continue;
-            };
-            let after = (fault["seconds"].as_f64().unwrap_or(0.0) * 1000.0) as Ms;
-            if now >= since + after && self.rules.fires_once(kind, &place, &who, rng).is_some() {
-                return Some(fault["code"].as_i64().unwrap_or(code.into()) as i32);
+        for (kind, code) in [(own, 1), ("oom", 137)] {
+            let due = self.rules.falls_due(kind, &place, (&who, now - since), rng);
+            if let Some(fault) = due {
+                return Some(fault["code"].as_i64().unwrap_or(code) as i32);
             }
         }
         None
@@ -282,19 +278,12 @@ impl Agents {
                 hosts: &agent.hosts,
                 phase: agent.phase(now),
             };
-            let Some(fault) = self.rules.armed("selfDestruct", &place) else {
-                continue;
-            };
-            let after = (fault["seconds"].as_f64().unwrap_or(0.0) * 1000.0) as Ms;
             let who = format!("{}/{}", agent.id, agent.generation);
-            if now >= agent.bound_at + after
-                && self
-                    .rules
-                    .fires_once("selfDestruct", &place, &who, rng)
-                    .is_some()
-            {
-                due.push((agent.id.clone(), fault));
-            }
+            let lasted = now - agent.bound_at;
+            let fault = self
+                .rules
+                .falls_due("selfDestruct", &place, (&who, lasted), rng);
+            due.extend(fault.map(|fault| (agent.id.clone(), fault)));
         }
         due
     }
@@ -315,7 +304,12 @@ impl Agents {
         };
         let who = format!("{}/{}", deployment.id, agent.generation);
         let idle_since = agent.last_request.max(agent.convos_up());
-        if place.phase != "booting" && self.rules.fires_once("sleep", &place, &who, rng).is_some() {
+        if place.phase != "booting"
+            && self
+                .rules
+                .falls_due("sleep", &place, (&who, 0), rng)
+                .is_some()
+        {
             return true;
         }
         let may = deployment
@@ -363,7 +357,7 @@ impl Agent {
             started: 0,
             generation: 0,
             alive: false,
-            halted: false,
+            down_since: None,
             exit_code: None,
             retries: 0,
             child_started: 0,
@@ -383,6 +377,14 @@ impl Agent {
         }
     }
 
+    /// The process and its child end.
+    pub fn go_down(&mut self, now: Ms) {
+        self.alive = false;
+        self.down_since = Some(now);
+        self.generation += 1;
+        self.child += 1;
+    }
+
     /// A new runtime process.
     pub fn begin_child(&mut self, at: Ms, boot: Ms, load: Ms) {
         self.child += 1;
@@ -392,6 +394,33 @@ impl Agent {
         self.convos_ready = false;
         self.working = 0;
     }
+}
+
+/// What the agents need to know of a deployment that has a container.
+struct Container {
+    /// Since when it runs, if it does.
+    running_since: Option<Ms>,
+    /// Put to sleep by the provider.
+    asleep: bool,
+}
+
+fn containers(railway: &Railway, now: Ms) -> BTreeMap<String, Container> {
+    let mut found = BTreeMap::new();
+    for instance in railway.instances.values().filter(|i| i.life.exists(now)) {
+        let Some(deployment) = railway.serving(instance, now) else {
+            continue;
+        };
+        let running_since = deployment.timeline.running_since(now);
+        let asleep = deployment.timeline.at(now).status == Status::Sleeping;
+        found.insert(
+            deployment.id.clone(),
+            Container {
+                running_since,
+                asleep,
+            },
+        );
+    }
+    found
 }
 
 fn hosts_of(railway: &Railway, deployment: &Deployment) -> Vec<String> {

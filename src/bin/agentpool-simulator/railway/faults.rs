@@ -344,8 +344,10 @@ impl Rules {
             )));
         }
         let fault = Fault::deserialize(&arm.fault).map_err(|e| refuse(e.to_string()))?;
+        let is_name =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         if let Fault::UnknownStatus { status } = &fault
-            && !(status.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') && !status.is_empty())
+            && !is_name(status)
         {
             return Err(refuse("status must be upper-case letters and _".to_owned()));
         }

@@ -39,8 +39,8 @@ pub async fn answer(sim: &Sim, request: &Request) -> Reply {
         who(&world.railway, request)
     };
     let outcome = respond(sim, request, &caller, now, &mut record);
-    sim.clock.sleep_until(outcome.until).await;
     write_down(sim, request, &caller, now, &record, &outcome.reply);
+    sim.clock.sleep_until(outcome.until).await;
     outcome.reply
 }
 
@@ -99,7 +99,7 @@ fn workspace_of(railway: &Railway, caller: &Caller) -> Option<String> {
 fn respond(sim: &Sim, request: &Request, caller: &Caller, now: Ms, record: &mut Record) -> Outcome {
     let mut guard = sim.world();
     let world: &mut World = &mut guard;
-    plans::advance(world, now);
+    plans::happen_until(world, now);
     let at_once = |reply| Outcome { reply, until: now };
     if now < world.railway.edge_blocked_until {
         record.class = "edge_blocked".to_owned();
@@ -156,10 +156,14 @@ fn respond(sim: &Sim, request: &Request, caller: &Caller, now: Ms, record: &mut 
         &body["variables"],
         record,
     );
-    Outcome {
-        reply: with_policy(outcome.reply),
-        until: outcome.until,
-    }
+    let until = outcome.until;
+    let at_edge = world.railway.edge_blocked_until > now;
+    let reply = if at_edge {
+        outcome.reply
+    } else {
+        with_policy(outcome.reply)
+    };
+    Outcome { reply, until }
 }
 
 struct Ask<'a> {
@@ -325,7 +329,8 @@ fn broken(sim: &Sim, world: &mut World, ask: &Ask, fault: &Fault, field: &str) -
             &format!("<html><body><h1>{status} Bad Gateway</h1></body></html>"),
         ),
         Fault::Http5xx { status, .. } => Reply::text(*status, &format!("error code: {status}")),
-        Fault::Timeout { .. } => Reply::Hang,
+        // Held so long already that the client has given up.
+        Fault::Timeout { .. } => Reply::Reset,
         Fault::Reset { .. } => Reply::Reset,
         Fault::GqlError {
             message,

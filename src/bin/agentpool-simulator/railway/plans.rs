@@ -8,8 +8,16 @@ use crate::railway::model::{InstanceKey, Planned, Railway};
 use crate::world::World;
 use serde_json::Value;
 
-/// Brings the world to `now`: whatever was planned until then has happened.
+/// Brings the world to `now`: surprises have happened, processes have come, gone and slept.
 pub fn advance(world: &mut World, now: Ms) {
+    happen_until(world, now);
+    world
+        .agents
+        .advance(&mut world.railway, &mut world.ledger, &mut world.rng, now);
+}
+
+/// Whatever was planned until `now` has happened. Cheap; deployments need nothing more.
+pub fn happen_until(world: &mut World, now: Ms) {
     let due: Vec<(Ms, Planned)> = {
         let planned = std::mem::take(&mut world.railway.planned);
         let (due, later) = planned.into_iter().partition(|(at, _)| *at <= now);
@@ -19,9 +27,6 @@ pub fn advance(world: &mut World, now: Ms) {
     for (at, plan) in due {
         happen(world, plan, at);
     }
-    world
-        .agents
-        .advance(&mut world.railway, &mut world.ledger, &mut world.rng, now);
 }
 
 fn happen(world: &mut World, plan: Planned, now: Ms) {
