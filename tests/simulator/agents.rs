@@ -1,6 +1,6 @@
 //! Agents behind the wrapper and alone: the loop, the traps, the dialects.
 
-use super::process::{IMAGE, Simulator, TOKEN, text, until};
+use super::process::{IMAGE, PROJECT, STAGING, Simulator, TOKEN, text, until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -41,12 +41,12 @@ async fn a_claim_binds_and_is_written_down_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_create_of_12_seconds_makes_two_conversations_and_a_500() {
+async fn a_create_slower_than_11_seconds_makes_two_conversations_and_a_500() {
     let sim = Simulator::start(50).await;
     let (service, _, host) = sim.ready_agent("w-1").await;
     sim.put(
         "agents",
-        json!({"instances": {host.clone(): {"create": 12_000}}}),
+        json!({"instances": {host.clone(): {"create": 16_500}}}),
     )
     .await;
     let (status, body) = sim.post(&host, "/pool/provision", claim()).await;
@@ -77,6 +77,8 @@ async fn the_loop_hides_passing_errors() {
 async fn the_loop_goes_on_when_the_caller_hangs_up_and_after_a_reset() {
     let sim = Simulator::start(20).await;
     let (service, _, host) = sim.ready_agent("w-1").await;
+    sim.put("agents", json!({"defaults": {"create": 8000}}))
+        .await;
     let short = Duration::from_millis(30);
     assert!(
         !sim.post_for(short, &host, "/pool/provision", claim()).await,
@@ -172,6 +174,8 @@ async fn the_wrapper_checks_token_and_fields_and_its_exact_paths() {
 async fn a_restart_of_the_runtime_looks_ready_and_does_not_answer() {
     let sim = Simulator::start(10).await;
     let (_, _, host) = sim.ready_agent("w-1").await;
+    sim.put("agents", json!({"defaults": {"restart": 10_000}}))
+        .await;
     let (restarted, health) = tokio::join!(
         sim.post(&host, "/pool/restart", json!({"env": {"A": "1"}})),
         async {
@@ -197,7 +201,7 @@ async fn a_restart_of_the_runtime_looks_ready_and_does_not_answer() {
 async fn missing_variables_end_in_a_crash() {
     let sim = Simulator::start(50).await;
     let (service, deployment, _) = sim.ready_agent("w-1").await;
-    let place = json!({"projectId": super::process::PROJECT, "environmentId": super::process::STAGING, "serviceId": service, "name": "OPENROUTER_API_KEY"});
+    let place = json!({"projectId": PROJECT, "environmentId": STAGING, "serviceId": service, "name": "OPENROUTER_API_KEY"});
     sim.gql("RwVariableDelete", json!({"input": place}))
         .await
         .data("variableDelete");
@@ -227,8 +231,8 @@ async fn a_restart_without_a_volume_forgets_the_conversation() {
 #[tokio::test]
 async fn overlapping_creates_of_a_gateway_make_two_conversations() {
     let sim = Simulator::start(20).await;
-    sim.put("agents", json!({"defaultDialect": "gateway"}))
-        .await;
+    let slow = json!({"defaultDialect": "gateway", "defaults": {"create": 8000}});
+    sim.put("agents", slow).await;
     let (service, _, host) = sim.launch("w-1", IMAGE).await;
     until("the gateway answers", || async {
         sim.get(&host, "/convos/status").await.1["ready"] == true
@@ -292,4 +296,63 @@ async fn an_agent_alone_ends_with_its_code() {
     let (status, _) = sim.post("anything", "/pool/provision", claim()).await;
     assert_eq!(status, 200);
     assert_eq!(sim.account("alone").await["conversationsMade"], 1);
+}
+
+/// A pool that takes every callback and answers 404, with the agent that calls it.
+async fn called_pool(sim: &Simulator, name: &str) -> (wiremock::MockServer, String, String) {
+    let pool = wiremock::MockServer::start().await;
+    let service = text(&sim.create_service(name, IMAGE).await.data("serviceCreate")["id"]);
+    let place = json!({"environmentId": STAGING, "serviceId": service});
+    let mut input = place.clone();
+    input["projectId"] = PROJECT.into();
+    input["variables"] = json!({"POOL_URL": pool.uri()});
+    sim.gql("RwVariablesUpsert", json!({"input": input})).await;
+    let domain = sim.gql("RwDomainCreate", json!({"input": place})).await;
+    let host = text(&domain.data("serviceDomainCreate")["domain"]);
+    sim.gql("RwDeploy", place)
+        .await
+        .data("serviceInstanceDeployV2");
+    sim.until_ready(&host).await;
+    (pool, service, host)
+}
+
+#[tokio::test]
+async fn callbacks_reach_the_pool_without_a_header_and_with_id_and_token() {
+    let sim = Simulator::start(20).await;
+    let (pool, service, host) = called_pool(&sim, "w-1").await;
+    sim.arm(
+        "agents",
+        json!({"when": {"first": 1}, "fault": {"kind": "selfDestruct", "seconds": 1}}),
+    )
+    .await;
+    assert_eq!(sim.post(&host, "/pool/provision", claim()).await.0, 200);
+    until("it destroyed itself", || async {
+        sim.account(&service).await["exits"][0]["code"] == 0
+    })
+    .await;
+    let calls = pool.received_requests().await.expect("recorded");
+    let paths: Vec<&str> = calls.iter().map(|c| c.url.path()).collect();
+    assert_eq!(paths, ["/api/pool/attest", "/api/pool/self-destruct"]);
+    for call in &calls {
+        let body: Value = serde_json::from_slice(&call.body).expect("JSON");
+        assert_eq!(
+            (&body["instanceId"], &body["gatewayToken"]),
+            (&json!("w-1"), &json!(TOKEN))
+        );
+        assert!(!call.headers.contains_key("authorization"));
+    }
+    let account = sim.account(&service).await;
+    assert_eq!(account["callbacks"][0]["status"], 404);
+}
+
+#[tokio::test]
+async fn a_silent_attestation_turns_a_create_into_a_500() {
+    let sim = Simulator::start(50).await;
+    let (service, _, host) = sim.ready_agent("w-1").await;
+    sim.arm("agents", json!({"fault": {"kind": "attestBlackhole"}}))
+        .await;
+    let (status, body) = sim.post(&host, "/pool/provision", claim()).await;
+    assert_eq!(status, 500);
+    assert!(text(&body["error"]).contains("returned 409"));
+    assert_eq!(sim.account(&service).await["conversationsMade"], 1);
 }

@@ -375,3 +375,85 @@ async fn a_forced_deletion_and_a_forced_crash_show() {
     .await;
     assert_eq!(sim.ledger().await["resources"][0]["exists"], false);
 }
+
+#[tokio::test]
+async fn a_repository_is_deployed_at_once_and_becomes_a_gateway() {
+    let sim = Simulator::start(50).await;
+    let input = json!({"projectId": PROJECT, "name": "repo", "branch": "main", "source": {"repo": "acme/agent"},
+        "variables": {"GATEWAY_AUTH_TOKEN": super::process::TOKEN}});
+    let created = sim.gql("RwServiceCreate", json!({"input": input})).await;
+    let service = text(&created.data("serviceCreate")["id"]);
+    let place = json!({"environmentId": STAGING, "serviceId": service});
+    let domain = sim.gql("RwDomainCreate", json!({"input": place})).await;
+    let host = text(&domain.data("serviceDomainCreate")["domain"]);
+    let instance = sim.gql("RwServiceInstance", place).await;
+    let deployment = text(&instance.data("serviceInstance")["latestDeployment"]["id"]);
+    sim.until_status(&deployment, "BUILDING").await;
+    until("the gateway answers", || async {
+        sim.get(&host, "/convos/status").await.1
+            == json!({"ready": true, "conversation": null, "streaming": false})
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_patch_is_applied_in_the_background_and_only_if_it_differs() {
+    let sim = Simulator::start(5).await;
+    let service = text(&sim.create_service("w-1", IMAGE).await.data("serviceCreate")["id"]);
+    let patch = json!({"services": {service.clone(): {"variables": {"A": {"value": "1"}}}}});
+    let variables = json!({"environmentId": STAGING, "patch": patch});
+    let committed = sim.gql("RwPatchCommit", variables.clone()).await;
+    assert!(committed.data("environmentPatchCommit").is_string());
+    let racing = json!({"input": {"environmentId": STAGING, "serviceId": service}});
+    let refused = sim.gql("RwDomainCreate", racing).await;
+    assert_eq!(
+        refused.message(),
+        "Failed to create service domain, please try again"
+    );
+    until("applied", || async {
+        let patches = sim
+            .gql("RwPatches", json!({"environmentId": STAGING}))
+            .await;
+        patches.data("environmentPatches")["edges"][0]["node"]["status"] == "COMMITTED"
+    })
+    .await;
+    sim.gql("RwPatchCommit", variables)
+        .await
+        .data("environmentPatchCommit");
+    let made = sim.ledger().await["deploymentsByService"][&service].clone();
+    assert_eq!(
+        made.as_array().map(Vec::len),
+        Some(1),
+        "the same patch again deploys nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_volume_keeps_the_conversation_over_a_restart() {
+    let sim = Simulator::start(20).await;
+    let created = sim.create_service("w-1", IMAGE).await;
+    let service = text(&created.data("serviceCreate")["id"]);
+    let place = json!({"environmentId": STAGING, "serviceId": service});
+    let mut input = place.clone();
+    input["projectId"] = PROJECT.into();
+    input["mountPath"] = "/data".into();
+    // A source is set, so this is its first deployment.
+    sim.gql("RwVolumeCreate", json!({"input": input}))
+        .await
+        .data("volumeCreate");
+    let domain = sim.gql("RwDomainCreate", json!({"input": place})).await;
+    let host = text(&domain.data("serviceDomainCreate")["domain"]);
+    sim.until_ready(&host).await;
+    let claim = json!({"agentName": "Ada", "instructions": "be kind"});
+    let bound = sim.post(&host, "/pool/provision", claim).await.1["conversationId"].clone();
+    let instance = sim.gql("RwServiceInstance", place).await;
+    let deployment = text(&instance.data("serviceInstance")["latestDeployment"]["id"]);
+    sim.gql("RwRestart", json!({"id": deployment}))
+        .await
+        .data("deploymentRestart");
+    sim.until_ready(&host).await;
+    assert_eq!(
+        sim.get(&host, "/convos/status").await.1["conversationId"],
+        bound
+    );
+}

@@ -2,7 +2,8 @@
 
 use crate::clock::Ms;
 use crate::railway::deploy::{Shape, Status};
-use crate::railway::faults::Effects;
+use crate::railway::effects::Effects;
+use crate::railway::faults::Target;
 use crate::railway::lifecycle::Hands;
 use crate::railway::model::{InstanceKey, Planned, Railway};
 use crate::world::World;
@@ -109,12 +110,12 @@ pub fn plan_surprises(world: &mut World, effects: &Effects, touched: &[String], 
         }
         if let Some((what, after, rename)) = &effects.removed {
             let service = service.clone();
-            let plan = match (what.as_str(), rename) {
+            let plan = match (what, rename) {
                 (_, Some(name)) => Planned::RenameService(service, name.clone()),
-                ("volume", None) => Planned::DeleteVolumeOf(service),
-                ("domain", None) => Planned::DeleteDomainsOf(service),
-                ("project", None) => Planned::DeleteProjectOf(service),
-                _ => Planned::DeleteService(service),
+                (Target::Volume, None) => Planned::DeleteVolumeOf(service),
+                (Target::Domain, None) => Planned::DeleteDomainsOf(service),
+                (Target::Project, None) => Planned::DeleteProjectOf(service),
+                (Target::Service, None) => Planned::DeleteService(service),
             };
             world.railway.planned.push((now + after, plan));
         }
