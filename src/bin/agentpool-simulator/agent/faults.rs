@@ -56,7 +56,6 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("wrongKind", &[]),
     ("wrongDialect", &[]),
     ("versionChanges", &["version"]),
-    ("clockSkew", &["seconds"]),
     ("duplicateRequest", &[]),
 ];
 
