@@ -8,15 +8,33 @@ const KEPT: usize = 20_000;
 
 /// Every request of every peer, newest last.
 #[derive(Default)]
-pub struct Calls(BTreeMap<&'static str, VecDeque<Value>>);
+pub struct Calls(BTreeMap<&'static str, Log>);
+
+#[derive(Default)]
+struct Log {
+    calls: VecDeque<Value>,
+    /// How many have fallen out.
+    dropped: usize,
+}
 
 impl Calls {
-    /// Writes one call down.
-    pub fn push(&mut self, peer: &'static str, call: Value) {
+    /// Writes one call down; the number is for [`Calls::finish`].
+    pub fn push(&mut self, peer: &'static str, call: Value) -> usize {
         let log = self.0.entry(peer).or_default();
-        log.push_back(call);
-        if log.len() > KEPT {
-            log.pop_front();
+        log.calls.push_back(call);
+        if log.calls.len() > KEPT {
+            log.calls.pop_front();
+            log.dropped += 1;
+        }
+        log.dropped + log.calls.len() - 1
+    }
+
+    /// Adds the status once it is known; a caller that hung up leaves it null.
+    pub fn finish(&mut self, peer: &'static str, number: usize, status: Value) {
+        let log = self.0.entry(peer).or_default();
+        let index = number.checked_sub(log.dropped);
+        if let Some(call) = index.and_then(|i| log.calls.get_mut(i)) {
+            call["status"] = status;
         }
     }
 
@@ -24,14 +42,15 @@ impl Calls {
     pub fn of(&self, peer: &str) -> Vec<Value> {
         self.0
             .get(peer)
-            .map(|log| log.iter().cloned().collect())
+            .map(|log| log.calls.iter().cloned().collect())
             .unwrap_or_default()
     }
 
     /// Forgets the calls of one peer.
     pub fn clear(&mut self, peer: &str) {
         if let Some(log) = self.0.get_mut(peer) {
-            log.clear();
+            log.dropped += log.calls.len();
+            log.calls.clear();
         }
     }
 }

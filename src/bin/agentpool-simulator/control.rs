@@ -49,39 +49,34 @@ impl Peer {
     }
 }
 
-fn peer(name: &str) -> Result<Peer, Response> {
+fn peer(name: &str) -> Result<Peer, Box<Response>> {
     match name {
         "railway" => Ok(Peer::Railway),
         "agents" => Ok(Peer::Agents),
         other => {
             let why = format!("{other:?} is not simulated");
-            Err(json_response(
-                StatusCode::NOT_FOUND,
-                &json!({"error": why, "known": ["railway", "agents"]}),
-            ))
+            let body = json!({"error": why, "known": ["railway", "agents"]});
+            Err(Box::new(json_response(StatusCode::NOT_FOUND, &body)))
         }
     }
 }
 
 fn json_response(status: StatusCode, body: &Value) -> Response {
-    (
-        status,
-        [("content-type", "application/json")],
-        body.to_string(),
-    )
-        .into_response()
+    let json = [("content-type", "application/json")];
+    (status, json, body.to_string()).into_response()
 }
 
 fn ok(body: &Value) -> Response {
     json_response(StatusCode::OK, body)
 }
 
-fn parse(body: &Bytes) -> Result<Value, Response> {
+fn parse(body: &Bytes) -> Result<Value, Box<Response>> {
     serde_json::from_slice(body).map_err(|e| {
-        json_response(
+        let why = format!("body is not JSON: {e}");
+        Box::new(json_response(
             StatusCode::BAD_REQUEST,
-            &json!({"error": format!("body is not JSON: {e}")}),
-        )
+            &json!({"error": why}),
+        ))
     })
 }
 
@@ -101,7 +96,7 @@ async fn ledger(State(sim): Shared) -> Response {
 async fn read_state(State(sim): Shared, Path(name): Path<String>) -> Response {
     let peer = match peer(&name) {
         Ok(peer) => peer,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     ok(&with_world(&sim, |world, now| {
         state_of(&sim, world, peer, now)
@@ -118,7 +113,7 @@ fn state_of(sim: &Sim, world: &World, peer: Peer, now: i64) -> Value {
 async fn put_state(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Response {
     let (peer, body) = match peer(&name).and_then(|p| parse(&body).map(|b| (p, b))) {
         Ok(both) => both,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let outcome = with_world(&sim, |world, now| {
         match peer {
@@ -154,7 +149,7 @@ async fn put_state(State(sim): Shared, Path(name): Path<String>, body: Bytes) ->
 async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
     let peer = match peer(&name) {
         Ok(peer) => peer,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     with_world(&sim, |world, now| match peer {
         Peer::Railway => {
@@ -183,14 +178,14 @@ async fn faults(State(sim): Shared, Path(name): Path<String>) -> Response {
     match peer(&name) {
         Ok(Peer::Railway) => ok(&sim.world().railway.rules.to_json()),
         Ok(Peer::Agents) => ok(&sim.world().agents.rules.to_json()),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
 async fn arm(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Response {
     let (peer, body) = match peer(&name).and_then(|p| parse(&body).map(|b| (p, b))) {
         Ok(both) => both,
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     };
     let armed = with_world(&sim, |world, _| {
         let World {
@@ -218,7 +213,7 @@ async fn disarm(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway.edge_blocked_until = 0;
         }
         Ok(Peer::Agents) => sim.world().agents.rules.clear(),
-        Err(refusal) => return refusal,
+        Err(refusal) => return *refusal,
     }
     ok(&json!({"ok": true}))
 }
@@ -226,7 +221,7 @@ async fn disarm(State(sim): Shared, Path(name): Path<String>) -> Response {
 async fn calls(State(sim): Shared, Path(name): Path<String>) -> Response {
     match peer(&name) {
         Ok(peer) => ok(&json!({"calls": sim.world().calls.of(peer.name())})),
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
@@ -236,6 +231,6 @@ async fn forget_calls(State(sim): Shared, Path(name): Path<String>) -> Response 
             sim.world().calls.clear(peer.name());
             ok(&json!({"ok": true}))
         }
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }

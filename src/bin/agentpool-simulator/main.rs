@@ -7,6 +7,7 @@
 //! `control` the only sockets.
 
 mod agent;
+mod body;
 mod calls;
 mod clock;
 mod control;

@@ -4,9 +4,9 @@
 //! Host header. Paths of peers that are not simulated yet answer 404.
 
 use crate::agent::edge;
+use crate::body::{self, HalfBody};
 use crate::railway;
 use crate::world::Sim;
-use bytes_of::HalfBody;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::service::service_fn;
@@ -197,7 +197,7 @@ async fn respond(
     request: hyper::Request<Incoming>,
 ) -> io::Result<Response<HalfBody>> {
     let (parts, body) = request.into_parts();
-    let Some(body) = bytes_of::read(body, MAX_BODY).await? else {
+    let Some(body) = body::read(body, MAX_BODY).await? else {
         return render(Reply::text(413, "too large"));
     };
     let host = parts
@@ -325,77 +325,5 @@ impl AsyncWrite for Wire {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-mod bytes_of {
-    //! Bodies: reading one whole, and sending one that may break off in the middle.
-
-    use axum::body::Bytes;
-    use hyper::body::{Body, Frame, Incoming, SizeHint};
-    use std::future::poll_fn;
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-
-    /// The whole body; none if it is larger than `most`.
-    pub async fn read(mut body: Incoming, most: usize) -> io::Result<Option<Vec<u8>>> {
-        let mut bytes = Vec::new();
-        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
-                bytes.extend_from_slice(&data);
-            }
-            if bytes.len() > most {
-                return Ok(None);
-            }
-        }
-        Ok(Some(bytes))
-    }
-
-    /// A body that announces its full length and may send only half of it.
-    pub struct HalfBody {
-        data: Option<Bytes>,
-        announced: u64,
-        breaks: bool,
-    }
-
-    impl HalfBody {
-        /// `half`: break off in the middle.
-        pub fn new(bytes: Vec<u8>, half: bool) -> Self {
-            let announced = bytes.len() as u64;
-            let mut data = Bytes::from(bytes);
-            if half {
-                data.truncate(data.len() / 2);
-            }
-            Self {
-                data: Some(data),
-                announced,
-                breaks: half,
-            }
-        }
-    }
-
-    impl Body for HalfBody {
-        type Data = Bytes;
-        type Error = io::Error;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-            match self.data.take() {
-                Some(data) if !data.is_empty() => Poll::Ready(Some(Ok(Frame::data(data)))),
-                _ if self.breaks => Poll::Ready(Some(Err(io::ErrorKind::ConnectionReset.into()))),
-                _ => Poll::Ready(None),
-            }
-        }
-
-        fn is_end_stream(&self) -> bool {
-            !self.breaks && self.data.as_ref().is_none_or(Bytes::is_empty)
-        }
-
-        fn size_hint(&self) -> SizeHint {
-            SizeHint::with_exact(self.announced)
-        }
     }
 }

@@ -5,7 +5,7 @@ use crate::agent::answer;
 use crate::clock::Ms;
 use crate::peers::{Reply, Request};
 use crate::railway::deploy::Status;
-use crate::railway::plans::{advance, set_sleeping};
+use crate::railway::plans::{advance, happen_until, set_sleeping};
 use crate::world::{Sim, World};
 use serde_json::json;
 use std::sync::Arc;
@@ -22,11 +22,18 @@ pub async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
     let now = sim.clock.now();
     let (route, account) = {
         let mut world = sim.world();
-        advance(&mut world, now);
-        let route = route(&mut world, &request.host, now);
+        happen_until(&mut world, now);
+        let mut found = route(&mut world, &request.host, now);
+        if matches!(found, Route::Edge(_)) {
+            // Perhaps the container has come up since the last tick.
+            advance(&mut world, now);
+            found = route(&mut world, &request.host, now);
+        }
+        let route = found;
         let account = note(&mut world, &route, &request.host);
         (route, account)
     };
+    let number = answer::write_down(sim, &request, &account, now);
     let reply = match route {
         Route::Edge(reply) => reply,
         Route::Agent(id, from) => {
@@ -34,7 +41,8 @@ pub async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
             answer::answer(sim, &id, &request).await
         }
     };
-    answer::write_down(sim, &request, &account, now, &reply);
+    let status = reply.status();
+    sim.world().calls.finish("agents", number, status);
     reply
 }
 
@@ -95,11 +103,15 @@ fn route(world: &mut World, host: &str, now: Ms) -> Route {
         return Route::Edge(not_found());
     };
     let (id, step) = (serving.id.clone(), serving.timeline.at(now).clone());
-    let halted = world.agents.all.get(&id).is_some_and(|a| a.halted);
+    let down = world
+        .agents
+        .all
+        .get(&id)
+        .is_some_and(|a| !a.alive && a.down_since.is_some());
     match step.status {
         Status::Crashed => Route::Edge(bad_gateway()),
         Status::Sleeping => wake(world, &id, now),
-        _ if step.stopped || halted => Route::Edge(Reply::Hang),
+        _ if step.stopped || down => Route::Edge(Reply::Hang),
         _ => match world
             .agents
             .all

@@ -1,5 +1,6 @@
 //! Faults of agents (runtime.md 19.3): which are known, which parameters they take, when they fire.
 
+use crate::clock::Ms;
 use crate::rng::Random;
 use crate::rules::Trigger;
 use serde::{Deserialize, Serialize};
@@ -55,7 +56,6 @@ pub const KINDS: &[(&str, &[&str])] = &[
     ("wrongKind", &[]),
     ("wrongDialect", &[]),
     ("versionChanges", &["version"]),
-    ("clockSkew", &["seconds"]),
     ("duplicateRequest", &[]),
 ];
 
@@ -182,10 +182,8 @@ impl Rules {
 
     /// The parameters of a fault of this kind that fires now.
     pub fn fires(&mut self, kind: &str, place: &Place, rng: &mut Random) -> Option<Value> {
-        let rule = self.0.iter_mut().find(|r| r.is_about(kind, place))?;
-        rule.trigger
-            .fires(rng)
-            .then(|| Value::Object(rule.fault.clone()))
+        let mut about = self.0.iter_mut().filter(|r| r.is_about(kind, place));
+        about.find_map(|r| r.trigger.fires(rng).then(|| Value::Object(r.fault.clone())))
     }
 
     /// The same for requests, where a fault may be about one route only.
@@ -196,36 +194,31 @@ impl Rules {
         route: &str,
         rng: &mut Random,
     ) -> Option<Value> {
-        let wanted = |r: &&mut Rule| {
+        let mut about = self.0.iter_mut().filter(|r| {
             let only = r.fault.get("route").and_then(Value::as_str);
             r.is_about(kind, place) && only.is_none_or(|only| only == route)
-        };
-        let rule = self.0.iter_mut().find(wanted)?;
-        rule.trigger
-            .fires(rng)
-            .then(|| Value::Object(rule.fault.clone()))
+        });
+        about.find_map(|r| r.trigger.fires(rng).then(|| Value::Object(r.fault.clone())))
     }
 
-    /// The same, once in the life of each `who`.
-    pub fn fires_once(
+    /// For what happens without a request: a rule that lasted long enough, once in the life of
+    /// each `who`. `lasted`: how long its present phase has.
+    pub fn falls_due(
         &mut self,
         kind: &str,
         place: &Place,
-        who: &str,
+        (who, lasted): (&str, Ms),
         rng: &mut Random,
     ) -> Option<Value> {
-        let fits = |r: &&mut Rule| r.is_about(kind, place) && !r.done.contains(who);
-        let rule = self.0.iter_mut().find(fits)?;
-        rule.done.insert(who.to_owned());
-        rule.trigger
-            .fires(rng)
-            .then(|| Value::Object(rule.fault.clone()))
-    }
-
-    /// Whether any rule of this kind is about the agent, fired or not.
-    pub fn armed(&self, kind: &str, place: &Place) -> Option<Value> {
-        let rule = self.0.iter().find(|r| r.is_about(kind, place))?;
-        Some(Value::Object(rule.fault.clone()))
+        let mut about = self.0.iter_mut().filter(|r| {
+            let seconds = r.fault.get("seconds").and_then(Value::as_f64);
+            let after = (seconds.unwrap_or(0.0) * 1000.0) as Ms;
+            r.is_about(kind, place) && lasted >= after && !r.done.contains(who)
+        });
+        about.find_map(|r| {
+            r.done.insert(who.to_owned());
+            r.trigger.fires(rng).then(|| Value::Object(r.fault.clone()))
+        })
     }
 }
 

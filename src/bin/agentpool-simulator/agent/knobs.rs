@@ -15,11 +15,9 @@ const DEFAULTS: &[(&str, Ms)] = &[
     ("create", 3000),
     ("join", 5000),
     ("joinWait", 60_000),
-    ("attestWait", 10_000),
     ("reset", 200),
     ("restart", 2000),
     ("wake", 6000),
-    ("readyDelay", 1500),
     // The wrapper's own, for `strict: false`.
     ("attempts", 30),
 ];

@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod callbacks;
+mod container;
 pub mod edge;
 pub mod faults;
 mod gateway;

@@ -90,8 +90,8 @@ pub struct Agent {
     /// Counts processes; a task that belongs to an older one is dead.
     pub generation: u64,
     pub alive: bool,
-    /// Stopped by the provider: requests hang.
-    pub halted: bool,
+    /// Not running since then, by the provider's doing or by its own end without a restart.
+    pub down_since: Option<Ms>,
     pub exit_code: Option<i32>,
     /// Restarts by the provider's policy.
     pub retries: u32,
@@ -147,7 +147,8 @@ impl Agent {
     /// When the wrapper's poll, once a second, finds the runtime up.
     pub fn seen_ready(&self) -> Ms {
         let seconds = (self.boot + 999) / 1000;
-        if seconds >= READY_TRIES {
+        // Without a token runtime and wrapper do not understand each other (runtime.md 4.7).
+        if seconds >= READY_TRIES || self.is_unset("GATEWAY_TOKEN") {
             NEVER
         } else {
             self.child_started + seconds * 1000
@@ -177,7 +178,7 @@ impl Agent {
         if self.is_unset("OPENROUTER_API_KEY") {
             return Some((self.started + 1000, 1));
         }
-        let never = self.seen_ready() >= NEVER || self.is_unset("GATEWAY_TOKEN");
+        let never = self.seen_ready() >= NEVER;
         never.then(|| (self.child_started + READY_TRIES * 1000, 1))
     }
 
@@ -207,9 +208,12 @@ impl Agent {
         self.bound.is_none() && !self.dirty && self.join == Join::None
     }
 
-    /// Whether a restart finds the old state.
+    /// Whether a restart finds the old state: on a volume, and never in a gateway image, which
+    /// writes its configuration anew at every start (runtime.md 16.1).
     pub fn keeps_state(&self, forced: Option<bool>) -> bool {
-        forced.unwrap_or(self.alone || self.vars.contains_key("RAILWAY_VOLUME_MOUNT_PATH"))
+        let on_volume = self.vars.contains_key("RAILWAY_VOLUME_MOUNT_PATH");
+        let kept = self.alone || (on_volume && self.dialect == Dialect::PoolServer);
+        forced.unwrap_or(kept)
     }
 
     /// Forgets everything a conversation left.

@@ -1,8 +1,7 @@
 //! Processes of agents: how they come from deployments, end, and come back. No I/O and no clock.
 
 use crate::agent::faults::Place;
-use crate::agent::knobs;
-use crate::agent::model::{Agent, Agents, Dialect, Join, Kind, kind_of_image};
+use crate::agent::model::{Agent, Agents, Dialect, Join, Kind};
 use crate::clock::{Ms, NEVER};
 use crate::ledger::Ledger;
 use crate::railway::deploy::Status;
@@ -12,107 +11,11 @@ use crate::rng::Random;
 use serde_json::{Value, json};
 
 impl Agents {
-    /// Brings all agents to `now`: new containers start, ended ones end, idle ones sleep.
-    pub fn advance(
-        &mut self,
-        railway: &mut Railway,
-        ledger: &mut Ledger,
-        rng: &mut Random,
-        now: Ms,
-    ) {
-        let mut live: Vec<(String, Status, Ms)> = Vec::new();
-        for instance in railway.instances.values().filter(|i| i.life.exists(now)) {
-            let Some(deployment) = railway.serving(instance, now) else {
-                continue;
-            };
-            let step = deployment.timeline.at(now);
-            let since = deployment.timeline.running_since(now).unwrap_or(step.at);
-            live.push((deployment.id.clone(), step.status, since));
-        }
-        for (id, status, since) in &live {
-            if *status == Status::Success && !self.all.contains_key(id) {
-                self.appear(railway, ledger, rng, (id, *since));
-            }
-            self.refresh_hosts(railway, ledger, id);
-        }
-        // A container whose deployment no longer serves has ended, whatever it was doing.
-        for agent in self.all.values_mut().filter(|a| !a.alone && a.alive) {
-            if !live.iter().any(|(id, ..)| *id == agent.id) {
-                agent.alive = false;
-                agent.generation += 1;
-                agent.child += 1;
-            }
-        }
-        let ids: Vec<String> = self
-            .all
-            .values()
-            .filter(|a| a.alive)
-            .map(|a| a.id.clone())
-            .collect();
-        for id in ids {
-            self.pass_time(railway, ledger, rng, &id, now);
-        }
-    }
-
-    fn appear(
-        &mut self,
-        railway: &Railway,
-        ledger: &mut Ledger,
-        rng: &mut Random,
-        (id, since): (&str, Ms),
-    ) {
-        let Some(deployment) = railway.deployments.get(id) else {
-            return;
-        };
-        let mut agent = Agent::of_deployment(deployment);
-        agent.hosts = hosts_of(railway, deployment);
-        if let Some(dialect) = self
-            .override_of(&agent.hosts)
-            .and_then(|o| o.dialect)
-            .or(self.default_dialect)
-        {
-            agent.dialect = dialect;
-        }
-        // A process begins so late that the defaults add up to `app_boot`.
-        let own = knobs::default_of("boot") + knobs::default_of("convosLoad");
-        let at = since + (railway.timings.ms("app_boot") - own).max(0);
-        if agent.keeps_state(None)
-            && let Some((bound, dirty)) = self.disks.get(&agent.account)
-        {
-            agent.bound.clone_from(bound);
-            agent.dirty = *dirty;
-        }
-        let account = ledger.account(&agent.account);
-        account.service = railway
-            .services
-            .get(&agent.account)
-            .map(|s| s.name.clone())
-            .unwrap_or_default();
-        self.all.insert(id.to_owned(), agent);
-        self.begin(rng, id, at);
-    }
-
     /// Adds an agent that is not behind Railway.
     pub fn add_alone(&mut self, rng: &mut Random, agent: Agent, now: Ms) {
         let id = agent.id.clone();
         self.all.insert(id.clone(), agent);
         self.begin(rng, &id, now);
-    }
-
-    fn refresh_hosts(&mut self, railway: &Railway, ledger: &mut Ledger, id: &str) {
-        let Some(deployment) = railway.deployments.get(id) else {
-            return;
-        };
-        let hosts = hosts_of(railway, deployment);
-        if let Some(agent) = self.all.get_mut(id).filter(|a| a.hosts != hosts) {
-            agent.hosts.clone_from(&hosts);
-        }
-        let account = ledger.account(&deployment.service);
-        for host in hosts {
-            if !account.hosts.contains(&host) {
-                account.hosts.push(host);
-            }
-        }
     }
 
     /// A new process at `at`, wrapper and child.
@@ -132,7 +35,7 @@ impl Agents {
         };
         agent.generation += 1;
         agent.alive = true;
-        agent.halted = false;
+        agent.down_since = None;
         agent.exit_code = None;
         agent.started = at;
         agent.still_ready_until = 0;
@@ -140,12 +43,9 @@ impl Agents {
     }
 
     /// Stopped by the provider.
-    pub fn halt(&mut self, id: &str) {
+    pub fn halt(&mut self, id: &str, now: Ms) {
         if let Some(agent) = self.all.get_mut(id) {
-            agent.alive = false;
-            agent.halted = true;
-            agent.generation += 1;
-            agent.child += 1;
+            agent.go_down(now);
         }
     }
 
@@ -177,9 +77,7 @@ impl Agents {
         let Some(agent) = self.all.get_mut(id).filter(|a| a.alive) else {
             return;
         };
-        agent.alive = false;
-        agent.generation += 1;
-        agent.child += 1;
+        agent.go_down(now);
         agent.exit_code = Some(code);
         let (retries, account) = (agent.retries, agent.account.clone());
         ledger
@@ -207,9 +105,6 @@ impl Agents {
             }
         } else if code == 0 {
             deployment.timeline.stop(now, now);
-            if let Some(agent) = self.all.get_mut(id) {
-                agent.halted = true;
-            }
         } else {
             deployment
                 .timeline
@@ -217,7 +112,8 @@ impl Agents {
         }
     }
 
-    fn pass_time(
+    /// What happens to one agent by itself: it ends, a fault ends it, it falls asleep.
+    pub fn pass_time(
         &mut self,
         railway: &mut Railway,
         ledger: &mut Ledger,
@@ -251,24 +147,15 @@ impl Agents {
             hosts: &hosts,
             phase,
         };
-        let candidates: &[(&str, Ms, i32)] = match phase {
-            "idle" => &[
-                ("dieIdle", agent.convos_up(), 1),
-                ("oom", agent.convos_up(), 137),
-            ],
-            "claimed" => &[
-                ("dieClaimed", agent.bound_at, 1),
-                ("oom", agent.bound_at, 137),
-            ],
+        let (own, since) = match phase {
+            "idle" => ("dieIdle", agent.convos_up()),
+            "claimed" => ("dieClaimed", agent.bound_at),
             _ => return None,
         };
-        for (kind, since, code) in candidates.to_vec() {
-            let Some(fault) = self.rules.armed(kind, &place) else {
-                continue;
-            };
-            let after = (fault["seconds"].as_f64().unwrap_or(0.0) * 1000.0) as Ms;
-            if now >= since + after && self.rules.fires_once(kind, &place, &who, rng).is_some() {
-                return Some(fault["code"].as_i64().unwrap_or(code.into()) as i32);
+        for (kind, code) in [(own, 1), ("oom", 137)] {
+            let due = self.rules.falls_due(kind, &place, (&who, now - since), rng);
+            if let Some(fault) = due {
+                return Some(fault["code"].as_i64().unwrap_or(code) as i32);
             }
         }
         None
@@ -282,19 +169,12 @@ impl Agents {
                 hosts: &agent.hosts,
                 phase: agent.phase(now),
             };
-            let Some(fault) = self.rules.armed("selfDestruct", &place) else {
-                continue;
-            };
-            let after = (fault["seconds"].as_f64().unwrap_or(0.0) * 1000.0) as Ms;
             let who = format!("{}/{}", agent.id, agent.generation);
-            if now >= agent.bound_at + after
-                && self
-                    .rules
-                    .fires_once("selfDestruct", &place, &who, rng)
-                    .is_some()
-            {
-                due.push((agent.id.clone(), fault));
-            }
+            let lasted = now - agent.bound_at;
+            let fault = self
+                .rules
+                .falls_due("selfDestruct", &place, (&who, lasted), rng);
+            due.extend(fault.map(|fault| (agent.id.clone(), fault)));
         }
         due
     }
@@ -315,7 +195,12 @@ impl Agents {
         };
         let who = format!("{}/{}", deployment.id, agent.generation);
         let idle_since = agent.last_request.max(agent.convos_up());
-        if place.phase != "booting" && self.rules.fires_once("sleep", &place, &who, rng).is_some() {
+        if place.phase != "booting"
+            && self
+                .rules
+                .falls_due("sleep", &place, (&who, 0), rng)
+                .is_some()
+        {
             return true;
         }
         let may = deployment
@@ -328,27 +213,6 @@ impl Agents {
 }
 
 impl Agent {
-    /// The container of a deployment, not started yet.
-    fn of_deployment(deployment: &Deployment) -> Self {
-        let source = &deployment.snapshot.source;
-        let vars = deployment.snapshot.variables.clone();
-        let dialect = if source.repo.is_some() {
-            Dialect::Gateway
-        } else {
-            Dialect::PoolServer
-        };
-        let kind = match vars.get("RUNTIME_TYPE").map(String::as_str) {
-            Some("hermes") => Kind::Hermes,
-            Some("openclaw") => Kind::Openclaw,
-            _ => kind_of_image(source.image.as_deref().unwrap_or_default()),
-        };
-        Self {
-            id: deployment.id.clone(),
-            account: deployment.service.clone(),
-            ..Self::new(dialect, kind, vars)
-        }
-    }
-
     /// An agent that has not started.
     pub fn new(dialect: Dialect, kind: Kind, vars: Variables) -> Self {
         Self {
@@ -363,7 +227,7 @@ impl Agent {
             started: 0,
             generation: 0,
             alive: false,
-            halted: false,
+            down_since: None,
             exit_code: None,
             retries: 0,
             child_started: 0,
@@ -383,6 +247,14 @@ impl Agent {
         }
     }
 
+    /// The process and its child end.
+    pub fn go_down(&mut self, now: Ms) {
+        self.alive = false;
+        self.down_since = Some(now);
+        self.generation += 1;
+        self.child += 1;
+    }
+
     /// A new runtime process.
     pub fn begin_child(&mut self, at: Ms, boot: Ms, load: Ms) {
         self.child += 1;
@@ -392,14 +264,6 @@ impl Agent {
         self.convos_ready = false;
         self.working = 0;
     }
-}
-
-fn hosts_of(railway: &Railway, deployment: &Deployment) -> Vec<String> {
-    let key = (deployment.service.clone(), deployment.environment.clone());
-    let instance = railway.instances.get(&key);
-    instance
-        .map(|i| i.domains.iter().map(|d| d.domain.clone()).collect())
-        .unwrap_or_default()
 }
 
 #[cfg(test)]

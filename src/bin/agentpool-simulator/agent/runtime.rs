@@ -273,7 +273,7 @@ pub async fn join(sim: &Arc<Sim>, id: &str, raw: &[u8]) -> Answer {
     let answer = match read_body(raw, kind) {
         Body::Refused(status, body) => (status, body),
         Body::Object(body) => match text(&body, "inviteUrl") {
-            Some(url) => join_work(sim, id, child, &url.to_owned()).await,
+            Some(url) => join_work(sim, id, child, url).await,
             None if kind == Kind::Hermes => (
                 422,
                 json!({"detail": [{"type": "missing", "loc": ["body", "inviteUrl"], "msg": "Field required"}]}),

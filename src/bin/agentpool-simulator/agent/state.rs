@@ -34,7 +34,7 @@ pub fn to_json(agents: &Agents, clock: &Clock, now: Ms) -> Value {
 fn agent_json(a: &Agent, clock: &Clock, now: Ms) -> Value {
     json!({
         "deployment": a.id, "serviceId": a.account, "hosts": a.hosts, "dialect": a.dialect, "kind": a.kind,
-        "version": a.version, "phase": a.phase(now), "alive": a.alive, "halted": a.halted, "exitCode": a.exit_code,
+        "version": a.version, "phase": a.phase(now), "alive": a.alive, "down": a.down_since.is_some(), "exitCode": a.exit_code,
         "startedAt": clock.stamp(a.started), "processes": a.generation, "children": a.child, "retries": a.retries,
         "ready": a.alive && now >= a.convos_up(), "bound": a.bound.as_ref().map(|b| &b.id), "clean": a.is_clean(),
         "join": a.join, "working": a.working, "binds": a.binds, "variables": a.vars,

@@ -2,8 +2,8 @@
 //! Railway's errors.
 
 use crate::clock::{Clock, Ms};
+use crate::railway::effects::Effects;
 use crate::railway::errors::{Answer, Fail, fail, not_authorized, not_found};
-use crate::railway::faults::Effects;
 use crate::railway::lifecycle::Hands;
 use crate::railway::model::{Deployment, Environment, Instance, Project, Service, TokenKind};
 use crate::world::World;

@@ -249,7 +249,7 @@ pub fn stop(cx: &Cx, args: &Value) -> Answer {
         return Err(bad_input("Deployment is not stoppable"));
     }
     let visible = cx.now + cx.world.borrow().railway.timings.ms("stop_visible");
-    cx.world.borrow_mut().agents.halt(&d.id);
+    cx.world.borrow_mut().agents.halt(&d.id, cx.now);
     if cx.effects.stop_unreported || d.timeline.at(cx.now).stopped {
         return Ok(true.into());
     }

@@ -1,7 +1,7 @@
 //! Railway's armed faults: rules, and what those that fire mean for one request (railway.md 7).
 
-use crate::clock::Ms;
-use crate::railway::deploy::{Shape, Status};
+use crate::railway::deploy::Status;
+use crate::railway::effects::Effects;
 use crate::rng::Random;
 use crate::rules::Trigger;
 use serde::{Deserialize, Serialize};
@@ -54,9 +54,6 @@ fn status_502() -> u16 {
 }
 fn deploying() -> Status {
     Status::Deploying
-}
-fn service() -> String {
-    "service".to_owned()
 }
 
 /// A fault. `applied`: whether the operation takes effect all the same.
@@ -139,8 +136,8 @@ pub enum Fault {
     },
     StopUnreported {},
     RemovedExternally {
-        #[serde(default = "service")]
-        what: String,
+        #[serde(default)]
+        what: Target,
         #[serde(default)]
         seconds: f64,
         #[serde(default)]
@@ -150,6 +147,17 @@ pub enum Fault {
         status: String,
     },
     TokenRevoked {},
+}
+
+/// What is removed from outside.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    #[default]
+    Service,
+    Volume,
+    Domain,
+    Project,
 }
 
 /// Where a deployment fails.
@@ -163,7 +171,8 @@ pub enum FailPoint {
 }
 
 impl FailPoint {
-    fn name(self) -> &'static str {
+    /// As in a deployment's shape.
+    pub fn name(self) -> &'static str {
         match self {
             FailPoint::Build => "build",
             FailPoint::Pull => "pull",
@@ -245,79 +254,6 @@ pub struct Asked<'a> {
     pub names: &'a [String],
 }
 
-/// What the faults that fired do to a request.
-#[derive(Debug, Default)]
-pub struct Effects {
-    /// A fault of the transport or of the answer.
-    pub front: Option<(Fault, String)>,
-    /// More latency.
-    pub slow: Ms,
-    /// List lag of what this request makes or deletes.
-    pub lag: Ms,
-    /// How long a new service is not found.
-    pub fresh: Ms,
-    /// Of deployments that this request makes.
-    pub shape: Shape,
-    /// Stops are carried out and not shown.
-    pub stop_unreported: bool,
-    /// The token is bad from now on.
-    pub revoke: bool,
-    /// An unasked deployment follows after so long.
-    pub unprompted: Option<Ms>,
-    /// What is removed from outside, after how long, and the new name.
-    pub removed: Option<(String, Ms, Option<String>)>,
-}
-
-fn ms(seconds: f64) -> Ms {
-    (seconds * 1000.0) as Ms
-}
-
-impl Effects {
-    /// Whether the operation runs at all.
-    pub fn runs(&self) -> bool {
-        match &self.front {
-            None => true,
-            Some((
-                Fault::Http5xx { applied, .. }
-                | Fault::Timeout { applied, .. }
-                | Fault::Reset { applied }
-                | Fault::GqlError { applied, .. }
-                | Fault::NoData { applied },
-                _,
-            )) => *applied,
-            Some(_) => false,
-        }
-    }
-
-    fn add(&mut self, fault: &Fault, field: &str) {
-        match fault {
-            Fault::Slow { seconds } => self.slow += ms(*seconds),
-            Fault::Lag { seconds } => self.lag = self.lag.max(ms(*seconds)),
-            Fault::FreshNotFound { seconds } => self.fresh = ms(*seconds),
-            Fault::Stuck { status } => self.shape.stuck = Some(*status),
-            Fault::FailAt { at } => self.shape.fail_at = Some(at.name().to_owned()),
-            Fault::CrashAfter { seconds } => self.shape.crash_after = Some(ms(*seconds)),
-            Fault::NeedsApproval {} => self.shape.halt = Some(Status::NeedsApproval),
-            Fault::Skipped {} => self.shape.halt = Some(Status::Skipped),
-            Fault::UnknownStatus { status } => self.shape.unknown_status = Some(status.clone()),
-            Fault::UnpromptedDeploy { seconds } => self.unprompted = Some(ms(*seconds)),
-            Fault::StopUnreported {} => self.stop_unreported = true,
-            Fault::TokenRevoked {} => self.revoke = true,
-            Fault::RemovedExternally {
-                what,
-                seconds,
-                rename,
-            } => {
-                self.removed = Some((what.clone(), ms(*seconds), rename.clone()));
-            }
-            front => {
-                self.front
-                    .get_or_insert_with(|| (front.clone(), field.to_owned()));
-            }
-        }
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Arm {
@@ -344,8 +280,10 @@ impl Rules {
             )));
         }
         let fault = Fault::deserialize(&arm.fault).map_err(|e| refuse(e.to_string()))?;
+        let is_name =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         if let Fault::UnknownStatus { status } = &fault
-            && !(status.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') && !status.is_empty())
+            && !is_name(status)
         {
             return Err(refuse("status must be upper-case letters and _".to_owned()));
         }

@@ -4,12 +4,13 @@ use crate::calls::{mask, masked};
 use crate::clock::Ms;
 use crate::peers::{Reply, Request};
 use crate::railway::context::{Caller, Cx, Header};
+use crate::railway::effects::Effects;
 use crate::railway::errors::{BAD_INPUT, fail};
 use crate::railway::executor::Prepared;
-use crate::railway::faults::{Asked, Effects, Fault};
-use crate::railway::limits::{Quota, Verdict};
+use crate::railway::faults::{Asked, Fault};
+use crate::railway::limits::Quota;
 use crate::railway::model::{Railway, TokenKind};
-use crate::railway::plans;
+use crate::railway::{broken, plans};
 use crate::world::{Sim, World};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
@@ -39,8 +40,8 @@ pub async fn answer(sim: &Sim, request: &Request) -> Reply {
         who(&world.railway, request)
     };
     let outcome = respond(sim, request, &caller, now, &mut record);
-    sim.clock.sleep_until(outcome.until).await;
     write_down(sim, request, &caller, now, &record, &outcome.reply);
+    sim.clock.sleep_until(outcome.until).await;
     outcome.reply
 }
 
@@ -96,88 +97,116 @@ fn workspace_of(railway: &Railway, caller: &Caller) -> Option<String> {
     }
 }
 
+/// What a request is measured by, whatever it asks.
+struct Gate<'a> {
+    caller: &'a Caller,
+    now: Ms,
+    workspace: Option<String>,
+    quota: Quota,
+}
+
 fn respond(sim: &Sim, request: &Request, caller: &Caller, now: Ms, record: &mut Record) -> Outcome {
     let mut guard = sim.world();
     let world: &mut World = &mut guard;
-    plans::advance(world, now);
-    let at_once = |reply| Outcome { reply, until: now };
+    plans::happen_until(world, now);
     if now < world.railway.edge_blocked_until {
         record.class = "edge_blocked".to_owned();
-        return at_once(Reply::text(429, "error code: 1015"));
+        return Outcome {
+            reply: broken::edge_block(false),
+            until: now,
+        };
     }
     let workspace = workspace_of(&world.railway, caller);
     let quota = workspace
         .as_deref()
         .map_or(Quota::of_plan("HOBBY"), |w| world.railway.quota_of(w));
+    let gate = Gate {
+        caller,
+        now,
+        workspace,
+        quota,
+    };
+    let Outcome { reply, until } = admit(sim, world, request, &gate, record);
+    if now < world.railway.edge_blocked_until {
+        return Outcome { reply, until };
+    }
     let policy = format!("\"default\";q={};w=3600", quota.per_hour);
-    let with_policy = |reply: Reply| reply.with("RateLimit-Policy", &policy);
+    Outcome {
+        reply: reply.with("RateLimit-Policy", &policy),
+        until,
+    }
+}
+
+fn admit(
+    sim: &Sim,
+    world: &mut World,
+    request: &Request,
+    gate: &Gate,
+    record: &mut Record,
+) -> Outcome {
+    let at_once = |reply| Outcome {
+        reply,
+        until: gate.now,
+    };
     if request.method != "POST" {
         record.class = "method".to_owned();
-        return at_once(with_policy(Reply::text(405, "Method Not Allowed")));
+        return at_once(Reply::text(405, "Method Not Allowed"));
     }
-    if let Some(workspace) = &workspace {
-        let verdict = world.railway.limits.count(workspace, quota, now);
+    if let Some(workspace) = &gate.workspace {
+        let verdict = world.railway.limits.count(workspace, gate.quota, gate.now);
         if !verdict.allowed {
             record.class = "rate_limited".to_owned();
-            return at_once(with_policy(too_many(sim, quota, verdict, now, true)));
+            return at_once(broken::too_many(sim, gate.quota, verdict, gate.now, true));
         }
     }
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
     let Some(query) = body["query"].as_str() else {
         record.class = BAD_INPUT.to_owned();
         let error = fail("Must provide query string").to_json(&world.rng.trace_id());
-        return at_once(with_policy(Reply::json(400, &json!({"errors": [error]}))));
+        return at_once(Reply::json(400, &json!({"errors": [error]})));
     };
-    record.variables = body["variables"].clone();
-    let prepared =
-        match sim
-            .executor
-            .prepare(query, body["operationName"].as_str(), &body["variables"])
-        {
-            Ok(prepared) => prepared,
-            Err(refused) => {
-                record.class = refused.code.to_owned();
-                let status = world.railway.switches.number("validation_errors_status") as u16;
-                let errors = traced(world, refused.errors);
-                return at_once(with_policy(Reply::json(status, &json!({"errors": errors}))));
-            }
-        };
-    record.operation.clone_from(&prepared.name);
-    record.fields.clone_from(&prepared.fields);
-    let outcome = run(
-        sim,
-        world,
-        &Ask {
-            prepared: &prepared,
-            caller,
-            now,
-            quota,
-        },
-        &body["variables"],
-        record,
-    );
-    Outcome {
-        reply: with_policy(outcome.reply),
-        until: outcome.until,
+    let variables = &body["variables"];
+    record.variables = variables.clone();
+    match sim
+        .executor
+        .prepare(query, body["operationName"].as_str(), variables)
+    {
+        Ok(prepared) => {
+            record.operation.clone_from(&prepared.name);
+            record.fields.clone_from(&prepared.fields);
+            let ask = Ask {
+                prepared: &prepared,
+                variables,
+                gate,
+            };
+            run(sim, world, &ask, record)
+        }
+        Err(refused) => {
+            record.class = refused.code.to_owned();
+            let status = world.railway.switches.number("validation_errors_status") as u16;
+            let errors = traced(world, refused.errors);
+            at_once(Reply::json(status, &json!({"errors": errors})))
+        }
     }
 }
 
+/// A valid document to run.
 struct Ask<'a> {
     prepared: &'a Prepared,
-    caller: &'a Caller,
-    now: Ms,
-    quota: Quota,
+    variables: &'a Value,
+    gate: &'a Gate<'a>,
 }
 
-fn run(sim: &Sim, world: &mut World, ask: &Ask, variables: &Value, record: &mut Record) -> Outcome {
-    let names = plans::service_names(&world.railway, variables);
+fn run(sim: &Sim, world: &mut World, ask: &Ask, record: &mut Record) -> Outcome {
+    let (caller, now) = (ask.gate.caller, ask.gate.now);
+    let names = plans::service_names(&world.railway, ask.variables);
     let asked = Asked {
         fields: &ask.prepared.fields,
-        token: &ask.caller.token,
+        token: &caller.token,
         names: &names,
     };
     let effects = world.railway.rules.effects(&asked, &mut world.rng);
-    let mut caller = ask.caller.clone();
+    let mut caller = caller.clone();
     if effects.revoke {
         world
             .railway
@@ -192,7 +221,7 @@ fn run(sim: &Sim, world: &mut World, ask: &Ask, variables: &Value, record: &mut 
     } else {
         "latency_read"
     };
-    let mut until = ask.now + world.railway.timings.ms(latency) + effects.slow;
+    let mut until = ask.gate.now + world.railway.timings.ms(latency) + effects.slow;
     let mut reply = None;
     if effects.runs() {
         let (answer, takes) = execute(sim, world, ask, &caller, &effects);
@@ -209,7 +238,13 @@ fn run(sim: &Sim, world: &mut World, ask: &Ask, variables: &Value, record: &mut 
         if let Fault::Timeout { seconds, .. } = fault {
             until += (seconds * 1000.0) as Ms;
         }
-        reply = Some(broken(sim, world, ask, fault, field));
+        reply = Some(broken::answer(
+            sim,
+            world,
+            (fault, field),
+            ask.gate.quota,
+            now,
+        ));
     }
     Outcome {
         reply: reply.unwrap_or_else(|| Reply::text(500, "no answer")),
@@ -227,7 +262,7 @@ fn execute(
     let cx = Cx {
         world: RefCell::new(world),
         clock: &sim.clock,
-        now: ask.now,
+        now: ask.gate.now,
         caller,
         effects,
         delay: Cell::new(0),
@@ -236,7 +271,7 @@ fn execute(
     let (data, errors) = sim.executor.execute(ask.prepared, &cx);
     let (takes, touched) = (cx.delay.get(), cx.touched.into_inner());
     let world = cx.world.into_inner();
-    plans::plan_surprises(world, effects, &touched, ask.now);
+    plans::plan_surprises(world, effects, &touched, ask.gate.now);
     let errors = traced(world, errors);
     let answer = if errors.is_empty() {
         json!({"data": data})
@@ -257,96 +292,5 @@ fn class_of(answer: &Value) -> String {
     match answer["errors"][0]["message"].as_str() {
         None => "ok".to_owned(),
         Some(message) => format!("error:{message}"),
-    }
-}
-
-fn too_many(sim: &Sim, quota: Quota, verdict: Verdict, now: Ms, bare_not: bool) -> Reply {
-    let seconds = sim.clock.real_seconds(verdict.resets - now);
-    let error =
-        json!({"message": "Rate limit exceeded", "extensions": {"code": "INTERNAL_SERVER_ERROR"}});
-    let reply = Reply::json(429, &json!({"errors": [error]}))
-        .with("X-RateLimit-Limit", &quota.per_hour.to_string())
-        .with("X-RateLimit-Remaining", "0")
-        .with(
-            "X-RateLimit-Reset",
-            &sim.clock.wall(verdict.resets).as_second().to_string(),
-        );
-    if bare_not {
-        reply.with("Retry-After", &seconds.to_string())
-    } else {
-        reply
-    }
-}
-
-fn broken(sim: &Sim, world: &mut World, ask: &Ask, fault: &Fault, field: &str) -> Reply {
-    let error = |world: &mut World, message: &str, code: &str, data: &Value| {
-        let trace = world.rng.trace_id();
-        Reply::json(
-            200,
-            &json!({"errors": [{
-            "message": message, "locations": [{"line": 1, "column": 1}], "path": [field],
-            "extensions": {"code": code}, "traceId": trace}], "data": data}),
-        )
-    };
-    let internal = crate::railway::errors::INTERNAL;
-    match fault {
-        Fault::RateLimit { seconds } => {
-            let resets = ask.now + (seconds * 1000.0) as Ms;
-            let verdict = Verdict {
-                allowed: false,
-                remaining: 0,
-                resets,
-            };
-            too_many(sim, ask.quota, verdict, ask.now, true)
-        }
-        Fault::RateLimitBare {} => {
-            let verdict = Verdict {
-                allowed: false,
-                remaining: 0,
-                resets: ask.now + 60_000,
-            };
-            too_many(sim, ask.quota, verdict, ask.now, false)
-        }
-        Fault::EdgeBlock { seconds, html } => {
-            world.railway.edge_blocked_until = ask.now + (seconds * 1000.0) as Ms;
-            if *html {
-                Reply::html(
-                    403,
-                    "<html><body>Sorry, you have been blocked</body></html>",
-                )
-            } else {
-                Reply::text(429, "error code: 1015")
-            }
-        }
-        Fault::Http5xx {
-            status, html: true, ..
-        } => Reply::html(
-            *status,
-            &format!("<html><body><h1>{status} Bad Gateway</h1></body></html>"),
-        ),
-        Fault::Http5xx { status, .. } => Reply::text(*status, &format!("error code: {status}")),
-        Fault::Timeout { .. } => Reply::Hang,
-        Fault::Reset { .. } => Reply::Reset,
-        Fault::GqlError {
-            message,
-            code,
-            data,
-            ..
-        } => error(world, message, code.as_deref().unwrap_or(internal), data),
-        Fault::NoData { .. } => Reply::json(200, &json!({})),
-        Fault::Cooldown {} if field == "volumeCreate" => {
-            let text = "Whoa there pal! You are creating volumes too quickly. Try again in a sec";
-            error(world, text, internal, &Value::Null)
-        }
-        Fault::Cooldown {} => error(
-            world,
-            "Only one project can be created per user every 30s",
-            internal,
-            &Value::Null,
-        ),
-        _ => {
-            let text = "Free plan resource provision limit exceeded. Please upgrade to provision more resources!";
-            error(world, text, internal, &Value::Null)
-        }
     }
 }

@@ -1,12 +1,15 @@
 //! Railway: the GraphQL API of `contracts/railway.md`, from memory.
 
+mod broken;
 pub mod context;
 pub mod deploy;
 mod deployments;
 mod domains;
+pub mod effects;
 pub mod errors;
 pub mod executor;
 pub mod faults;
+mod force;
 pub mod front;
 pub mod knobs;
 pub mod lifecycle;

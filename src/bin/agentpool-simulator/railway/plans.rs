@@ -2,14 +2,23 @@
 
 use crate::clock::Ms;
 use crate::railway::deploy::{Shape, Status};
-use crate::railway::faults::Effects;
+use crate::railway::effects::Effects;
+use crate::railway::faults::Target;
 use crate::railway::lifecycle::Hands;
 use crate::railway::model::{InstanceKey, Planned, Railway};
 use crate::world::World;
 use serde_json::Value;
 
-/// Brings the world to `now`: whatever was planned until then has happened.
+/// Brings the world to `now`: surprises have happened, processes have come, gone and slept.
 pub fn advance(world: &mut World, now: Ms) {
+    happen_until(world, now);
+    world
+        .agents
+        .advance(&mut world.railway, &mut world.ledger, &mut world.rng, now);
+}
+
+/// Whatever was planned until `now` has happened. Cheap; deployments need nothing more.
+pub fn happen_until(world: &mut World, now: Ms) {
     let due: Vec<(Ms, Planned)> = {
         let planned = std::mem::take(&mut world.railway.planned);
         let (due, later) = planned.into_iter().partition(|(at, _)| *at <= now);
@@ -19,9 +28,6 @@ pub fn advance(world: &mut World, now: Ms) {
     for (at, plan) in due {
         happen(world, plan, at);
     }
-    world
-        .agents
-        .advance(&mut world.railway, &mut world.ledger, &mut world.rng, now);
 }
 
 fn happen(world: &mut World, plan: Planned, now: Ms) {
@@ -104,12 +110,12 @@ pub fn plan_surprises(world: &mut World, effects: &Effects, touched: &[String], 
         }
         if let Some((what, after, rename)) = &effects.removed {
             let service = service.clone();
-            let plan = match (what.as_str(), rename) {
+            let plan = match (what, rename) {
                 (_, Some(name)) => Planned::RenameService(service, name.clone()),
-                ("volume", None) => Planned::DeleteVolumeOf(service),
-                ("domain", None) => Planned::DeleteDomainsOf(service),
-                ("project", None) => Planned::DeleteProjectOf(service),
-                _ => Planned::DeleteService(service),
+                (Target::Volume, None) => Planned::DeleteVolumeOf(service),
+                (Target::Domain, None) => Planned::DeleteDomainsOf(service),
+                (Target::Project, None) => Planned::DeleteProjectOf(service),
+                (Target::Service, None) => Planned::DeleteService(service),
             };
             world.railway.planned.push((now + after, plan));
         }

@@ -77,6 +77,7 @@ fn mutation(cx: &Cx, name: &str, args: &Value) -> Option<Answer> {
         "variableDelete" => variables::delete(cx, args),
         "serviceInstanceDeployV2" => deployments::deploy(cx, args),
         "serviceInstanceDeploy" => deployments::deploy(cx, args).map(|_| true.into()),
+        "environmentTriggersDeploy" => deployments::deploy(cx, &args["input"]).map(|_| true.into()),
         "serviceInstanceRedeploy" => deployments::redeploy_instance(cx, args),
         "deploymentRedeploy" => deployments::redeploy(cx, args),
         "deploymentRollback" => deployments::rollback(cx, args),

@@ -159,9 +159,13 @@ pub fn patch_commit(cx: &Cx, args: &Value) -> Answer {
             .get(key)
             .is_some_and(|i| !i.source.is_empty());
         if deployable {
-            cx.with_hands("environmentPatchCommit", |hands| {
+            let id = cx.with_hands("environmentPatchCommit", |hands| {
                 hands.deploy(key, None, &cx.effects.shape)
             })?;
+            // Applied in the background: the deployment is seen when the patch is done.
+            if let Some(made) = cx.world.borrow_mut().railway.deployments.get_mut(&id) {
+                made.hidden_until = applied;
+            }
         }
     }
     let mut world = cx.world.borrow_mut();

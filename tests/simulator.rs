@@ -1,0 +1,13 @@
+//! The simulator as others meet it: a built binary on sockets.
+//!
+//! Every test owns its process and its ports, waits for states and never for durations, and runs
+//! the simulator faster than real where the contract's times are long.
+
+mod simulator {
+    mod agents;
+    mod control;
+    mod documents;
+    mod faults;
+    mod process;
+    mod railway;
+}
