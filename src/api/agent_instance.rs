@@ -4,7 +4,10 @@
 //! instance controller everything else; nobody ever PUTs or applies one (see `k8s::patch`). Turns fence every
 //! claim: `status.turn == spec.turn` is the proof that the agent is ready and clean for the present turn.
 //! The object is thin on purpose: the API server's work per claim grows with its size.
-#![allow(clippy::duplicated_attributes, reason = "each printer column names its type")]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column names its type"
+)]
 
 use std::collections::BTreeMap;
 

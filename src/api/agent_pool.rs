@@ -4,7 +4,10 @@
 //! server's own message for a violated `oneOf` does not say what to do, a rule's message does.
 //! Defaults that depend on the provider or the environment are no schema defaults: they apply in
 //! `domain::template` and show in `status.resolved`.
-#![allow(clippy::duplicated_attributes, reason = "each printer column names its type")]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column names its type"
+)]
 
 use std::collections::BTreeMap;
 

@@ -26,8 +26,11 @@ pub struct Candidates {
     clock: Clock,
     rng: Rng,
     used: Mutex<Used>,
-    lists: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<Option<Listed>>>>>,
+    lists: Mutex<HashMap<(String, String), LastList>>,
 }
+
+/// The latest direct list of a pool; whoever holds the lock lists.
+type LastList = Arc<tokio::sync::Mutex<Option<Listed>>>;
 
 #[derive(Default)]
 struct Used {

@@ -49,7 +49,7 @@ where
 {
     let (store, writer) = reflector::store();
     let stream = watcher(api, watcher::Config::default())
-        .modify(move |o| trim(o))
+        .modify(trim)
         .default_backoff()
         .reflect(writer);
     let run = async move {

@@ -1,0 +1,215 @@
+//! One AgentInstance: observe → decide → act → record.
+//!
+//! A pass asks `domain::instance::decide` again and again: for a read that is missing it reads, for an effect it does
+//! it, for a record it writes and goes on with the object as the API server returned it. A pass ends when there is
+//! nothing to do now, or after one effect on the object itself.
+//!
+//! A step is sent only under a permit: this process recorded its intent and has not sent it yet. The permit is in
+//! memory, so whoever comes after a crash looks first.
+
+mod observe;
+mod send;
+mod tell;
+mod variables;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+
+use super::Ctx;
+use super::memory;
+use crate::api::agent_instance::AgentInstance;
+use crate::api::condition::Reason;
+use crate::api::names;
+use crate::domain::instance::decide::{Action, Change, Decision};
+use crate::domain::instance::phase;
+use crate::domain::instance::status::{self, Given};
+use crate::domain::instance::view::{Evidence, View};
+use crate::domain::template::Template;
+use crate::k8s::error::K8sError;
+use crate::k8s::patch;
+use observe::Surroundings;
+
+/// Rounds of one pass: a creation has about five records, each with two reads.
+const ROUNDS: usize = 32;
+/// Time limit of a probe, health and status each.
+pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Reconciles one instance; when to come back at the latest.
+pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration {
+    let name = instance.name_any();
+    let mut object = (*instance).clone();
+    let around = observe::gather(&object, &ctx).await;
+    let mut evidence = Evidence::default();
+    for _ in 0..ROUNDS {
+        let decision = observe::judge(&object, &around, &evidence, &ctx).await;
+        tracing::debug!(instance = %name, action = ?decision.action, reason = decision.reason.as_str(), "decided");
+        match act(&mut object, &around, &mut evidence, &decision, &ctx).await {
+            Ok(Next::Again) => {}
+            Ok(Next::Later) => return decision.recheck.max(Duration::from_millis(50)),
+            Ok(Next::Over) => {
+                ctx.memories.forget(&object);
+                return Duration::from_secs(3600);
+            }
+            Err(error) => return failed(&name, &error, &ctx),
+        }
+    }
+    tracing::error!(instance = %name, reason = Reason::InternalError.as_str(), "a pass did not end; it goes on in a second");
+    Duration::from_secs(1)
+}
+
+enum Next {
+    Again,
+    Later,
+    Over,
+}
+
+fn failed(name: &str, error: &K8sError, ctx: &Ctx) -> Duration {
+    if error.is_conflict() || error.is_invalid() {
+        // Somebody wrote since the cache did: the watch brings it.
+        return Duration::from_millis(100);
+    }
+    if error.is_gone() {
+        return Duration::from_secs(60);
+    }
+    ctx.metrics.reconcile_error("instance", "kubernetes");
+    tracing::warn!(instance = name, error = %chain(error), "not recorded; coming back");
+    Duration::from_secs(2)
+}
+
+/// An error with its causes, each once: kube's own texts repeat theirs.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let more = e.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = e.source();
+    }
+    text
+}
+
+async fn act(
+    object: &mut AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
+    match &decision.action {
+        Action::Wait => {
+            record(object, around, evidence, decision, ctx).await?;
+            send::rename_if_claimed(object, around, ctx).await;
+            Ok(Next::Later)
+        }
+        Action::Record(_) => {
+            record(object, around, evidence, decision, ctx).await?;
+            // Evidence about a step is used up with the step's record; a probe stays good for the rest of the pass.
+            *evidence = Evidence {
+                probe: evidence.probe.take(),
+                ..Evidence::default()
+            };
+            Ok(Next::Again)
+        }
+        Action::Look(index) => send::look(object, around, evidence, *index, ctx).await,
+        Action::Perform(index) => send::perform(object, around, evidence, *index, ctx).await,
+        Action::Probe => {
+            evidence.probe = Some(send::probe(object, around, ctx).await);
+            Ok(Next::Again)
+        }
+        Action::Observe => send::observe(object, around, evidence, ctx).await,
+        Action::Destroy => send::destroy(object, around, evidence, ctx).await,
+        Action::Delete => {
+            record(object, around, evidence, decision, ctx).await?;
+            match patch::delete_as_read(&around.api, object).await {
+                Err(e) if e.is_gone() => {}
+                other => other?,
+            }
+            tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "delete", reason = decision.reason.as_str(), "deleting: {}", decision.message);
+            let note = format!("{}; the agent is destroyed and replaced", decision.message);
+            ctx.events
+                .publish(object, true, decision.reason, "Delete", &note)
+                .await;
+            Ok(Next::Later)
+        }
+        Action::RemoveFinalizer => {
+            match patch::remove_finalizer(&around.api, object).await {
+                Err(e) if e.is_gone() => {}
+                other => other?,
+            }
+            tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "removed", "{}", decision.message);
+            Ok(Next::Over)
+        }
+    }
+}
+
+/// Writes the status that follows from the decision, where it differs; goes on with the object as written.
+async fn record(
+    object: &mut AgentInstance,
+    around: &Surroundings,
+    evidence: &Evidence,
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<(), K8sError> {
+    let snapshot = match &around.scope {
+        Some(scope) => ctx.fleet.latest(scope).await,
+        None => None,
+    };
+    let listed = observe::listed(object, snapshot.as_deref(), around, ctx);
+    let now = ctx.clock.monotonic();
+    let memory = ctx.memories.notice(object, now);
+    let given = Given {
+        now: ctx.clock.now(),
+        operation_id: names::hex(&ctx.rng.bytes::<4>()),
+        token_key: ctx.root_keys.get().map(|k| k.fingerprint()),
+        image: around.template.as_ref().and_then(|t| image_of(t)),
+    };
+    let view = View {
+        instance: object,
+        plan: &around.plan,
+        listed,
+        progress: None,
+        evidence,
+        memory,
+        limits: around.limits,
+    };
+    let new = status::status(&view, decision, &given);
+    let before = phase::phase_of(object);
+    if let Some(written) = patch::write_status(&around.api, object, &new).await? {
+        let grants = matches!(
+            decision.action,
+            Action::Record(Change::Begin | Change::Done(_) | Change::Again)
+        );
+        *object = written;
+        ctx.memories.with(object, |m| {
+            m.written = ctx.clock.monotonic();
+            m.failures = if evidence.trouble.is_some() {
+                m.failures
+            } else {
+                0
+            };
+            m.permit = if grants {
+                memory::intent(object)
+            } else {
+                m.permit.take()
+            };
+        });
+    }
+    tell::tell(object, before, decision, ctx).await;
+    Ok(())
+}
+
+fn image_of(template: &Template) -> Option<String> {
+    template
+        .provider
+        .railway
+        .as_ref()?
+        .source
+        .image
+        .as_ref()
+        .map(|i| i.reference.clone())
+}

@@ -1,0 +1,216 @@
+//! What a pass works with, and what the listing says of the instance.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+
+use super::super::Ctx;
+use super::super::fleet::{self, Scope, Snapshot};
+use super::chain;
+use crate::api::agent_instance::AgentInstance;
+use crate::api::agent_pool::AgentPool;
+use crate::api::condition::Reason;
+use crate::api::names;
+use crate::domain::instance::decide::{self, Decision};
+use crate::domain::instance::status::facts_of;
+use crate::domain::instance::view::{Evidence, Limits, Listed, View};
+use crate::domain::plan::{Class, Operation, Seen, Step, StepSpec, Trouble};
+use crate::domain::resource::Liveness;
+use crate::domain::template::Template;
+use crate::provider::{AgentProvider, Key};
+
+/// What a pass works with, gathered once.
+pub(super) struct Surroundings {
+    pub(super) api: Api<AgentInstance>,
+    pub(super) pool: Option<Arc<AgentPool>>,
+    pub(super) template: Option<Arc<Template>>,
+    pub(super) scope: Option<Scope>,
+    pub(super) provider: Result<Arc<dyn AgentProvider>, Trouble>,
+    pub(super) plan: Vec<StepSpec>,
+    pub(super) limits: Limits,
+    pub(super) key: Key,
+}
+
+pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
+    let namespace = object.namespace().unwrap_or_default();
+    let pool = ctx
+        .pools
+        .get(&ObjectRef::new(&object.spec.pool_ref.name).within(&namespace));
+    let template = match ctx
+        .fleet
+        .template(&namespace, &object.spec.template.revision)
+        .await
+    {
+        Ok(template) => template,
+        Err(error) => {
+            tracing::debug!(instance = %object.name_any(), error = %chain(&error), "template not read");
+            None
+        }
+    };
+    let scope = object
+        .spec
+        .provider
+        .as_ref()
+        .and_then(|p| fleet::scope_of_instance(&namespace, p));
+    let provider = match &scope {
+        Some(scope) => ctx.fleet.provider(scope).await,
+        None => Err(Trouble {
+            class: Class::Rejected,
+            reason: Reason::InvalidSpec,
+            message: "spec.provider is missing: the instance cannot be found at any provider"
+                .to_owned(),
+            retry_after: None,
+        }),
+    };
+    let plan = match (&provider, &template) {
+        (Ok(provider), Some(template)) => provider.plan(Operation::Create, template),
+        _ => vec![],
+    };
+    let mut limits = pool.as_ref().map(|p| limits_of(p)).unwrap_or_default();
+    if let Ok(provider) = &provider {
+        limits.list_lag = provider.capabilities().list_lag;
+    }
+    let mark = names::owner_mark(&ctx.cluster_id, &namespace, &object.spec.id);
+    let key = Key {
+        id: object.spec.id.clone(),
+        name: object.spec.provider_name.clone(),
+        mark,
+    };
+    Surroundings {
+        api: Api::namespaced(ctx.client.clone(), &namespace),
+        pool,
+        template,
+        scope,
+        provider,
+        plan,
+        limits,
+        key,
+    }
+}
+
+fn limits_of(pool: &AgentPool) -> Limits {
+    let seconds = |s: i32| Duration::from_secs(u64::try_from(s).unwrap_or_default());
+    Limits {
+        tick: seconds(pool.spec.tick_interval_seconds),
+        stuck: seconds(pool.spec.stuck_timeout_seconds),
+        cleanup: seconds(pool.spec.cleanup_after_seconds),
+        claim_deadline: seconds(pool.spec.claim.deadline_seconds),
+        allow_unknown_clean: pool.spec.runtime.allow_unknown_clean,
+        ..Limits::default()
+    }
+}
+
+pub(super) async fn judge(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &Evidence,
+    ctx: &Ctx,
+) -> Decision {
+    let snapshot = snapshot(object, around, ctx).await;
+    let listed = listed(object, snapshot.as_deref(), around, ctx);
+    let now = ctx.clock.monotonic();
+    ctx.memories.with(object, |m| match &listed {
+        Listed::Absent => {
+            m.missing.get_or_insert(now);
+        }
+        Listed::Present(r) => {
+            m.missing = None;
+            if r.liveness == Liveness::Stopped {
+                m.stopped.get_or_insert(now);
+            } else {
+                m.stopped = None;
+            }
+        }
+        Listed::Unknown => {}
+    });
+    let memory = ctx.memories.notice(object, now);
+    let progress = progress(object, around, &listed);
+    decide::decide(&View {
+        instance: object,
+        plan: &around.plan,
+        listed,
+        progress,
+        evidence,
+        memory,
+        limits: around.limits,
+    })
+}
+
+/// The scope's listing: fresh enough for what the instance waits for. Absent where it failed.
+async fn snapshot(
+    object: &AgentInstance,
+    around: &Surroundings,
+    ctx: &Ctx,
+) -> Option<Arc<Snapshot>> {
+    let scope = around.scope.as_ref()?;
+    let status = object.status.as_ref();
+    status
+        .and_then(|s| s.provider.as_ref())
+        .and_then(|p| p.id.as_ref())?;
+    if object.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let waiting = status.and_then(|s| s.operation.as_ref()).is_some();
+    let max_age = if waiting {
+        around.limits.tick.min(Duration::from_secs(3))
+    } else {
+        around.limits.tick
+    };
+    ctx.fleet.snapshot(scope, max_age).await.ok()
+}
+
+pub(super) fn listed(
+    object: &AgentInstance,
+    snapshot: Option<&Snapshot>,
+    around: &Surroundings,
+    ctx: &Ctx,
+) -> Listed {
+    let Some(snapshot) = snapshot else {
+        return Listed::Unknown;
+    };
+    let Some(id) = object
+        .status
+        .as_ref()
+        .and_then(|s| s.provider.as_ref())
+        .and_then(|p| p.id.as_ref())
+    else {
+        return Listed::Unknown;
+    };
+    match snapshot.by_id.get(id) {
+        Some(resource) => Listed::Present(Box::new(resource.clone())),
+        // A listing cannot tell of what came after it was begun, nor of what it may still lag behind.
+        None => {
+            let written = ctx.memories.with(object, |m| m.written);
+            let lag = if object
+                .status
+                .as_ref()
+                .is_some_and(|s| s.operation.is_some())
+            {
+                around.limits.list_lag
+            } else {
+                Duration::ZERO
+            };
+            if snapshot.begun > written + lag {
+                Listed::Absent
+            } else {
+                Listed::Unknown
+            }
+        }
+    }
+}
+
+fn progress(object: &AgentInstance, around: &Surroundings, listed: &Listed) -> Option<Seen> {
+    let (Ok(provider), Listed::Present(resource)) = (&around.provider, listed) else {
+        return None;
+    };
+    let operation = object.status.as_ref()?.operation.as_ref()?;
+    let (_, spec, _) = decide::current(&around.plan, operation)?;
+    match spec.step {
+        Step::Provider(step) => {
+            Some(provider.progress(step, &facts_of(object.status.as_ref()), resource))
+        }
+        _ => None,
+    }
+}

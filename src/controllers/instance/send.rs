@@ -1,0 +1,296 @@
+//! The calls of a pass: looking, sending a step, probing, reading directly, removing, renaming.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::super::Ctx;
+use super::super::fleet::Snapshot;
+use super::observe::Surroundings;
+use super::variables::{inputs, shared_key, token};
+use super::{Next, PROBE_LIMIT};
+use crate::api::agent_instance::AgentInstance;
+use crate::api::names;
+use crate::domain::agent::{Dialect, Probe};
+use crate::domain::instance::phase::{self, Phase};
+use crate::domain::instance::status::facts_of;
+use crate::domain::instance::view::Evidence;
+use crate::domain::plan::{Class, Seen, Step, Trouble};
+use crate::domain::resource::{Presence, Resource};
+use crate::k8s::error::K8sError;
+use crate::provider::AgentProvider;
+use crate::runtime::Agent;
+
+fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
+    around.provider.as_ref().map_err(Clone::clone)
+}
+
+fn step_name(around: &Surroundings, index: usize) -> &'static str {
+    match around.plan.get(index).map(|s| s.step) {
+        Some(Step::Provider(name)) => name,
+        _ => "",
+    }
+}
+
+/// Notes a failed call: the next decision waits as its class says.
+fn note(object: &AgentInstance, evidence: &mut Evidence, trouble: Trouble, ctx: &Ctx) -> Next {
+    ctx.metrics
+        .reconcile_error("instance", trouble.class.as_str());
+    tracing::debug!(instance = %object.name_any(), class = trouble.class.as_str(), reason = trouble.reason.as_str(), "{}", trouble.message);
+    ctx.memories
+        .with(object, |m| m.failures = m.failures.saturating_add(1));
+    evidence.trouble = Some(trouble);
+    Next::Again
+}
+
+pub(super) async fn look(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    index: usize,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
+    let result = match provider(around) {
+        Ok(provider) => provider
+            .look(
+                &around.key,
+                &facts_of(object.status.as_ref()),
+                step_name(around, index),
+            )
+            .await
+            .map_err(Trouble::from),
+        Err(trouble) => Err(trouble),
+    };
+    let now = ctx.clock.monotonic();
+    match result {
+        Ok(seen) => {
+            ctx.memories.with(object, |m| match seen {
+                Seen::Absent => {
+                    m.missing.get_or_insert(now);
+                }
+                _ => m.missing = None,
+            });
+            evidence.look = Some(seen);
+            Ok(Next::Again)
+        }
+        Err(trouble) => Ok(note(object, evidence, trouble, ctx)),
+    }
+}
+
+pub(super) async fn perform(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    index: usize,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
+    let inputs = match inputs(object, around, ctx).await {
+        Ok(inputs) => inputs,
+        Err(trouble) => return Ok(note(object, evidence, trouble, ctx)),
+    };
+    let (provider, template) = match (provider(around), around.template.as_ref()) {
+        (Ok(provider), Some(template)) => (provider, template),
+        (Err(trouble), _) => return Ok(note(object, evidence, trouble, ctx)),
+        (Ok(_), None) => return Ok(Next::Later),
+    };
+    // From here on the step may have been sent: the permit is used up before the call, not after it.
+    let permit = ctx.memories.with(object, |m| {
+        m.missing = None;
+        m.permit.take()
+    });
+    let name = step_name(around, index);
+    let started = ctx.clock.monotonic();
+    let result = provider
+        .perform(
+            &around.key,
+            &facts_of(object.status.as_ref()),
+            name,
+            template,
+            &inputs,
+        )
+        .await;
+    let seconds = ctx.clock.monotonic().saturating_sub(started).as_secs_f64();
+    tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = name, seconds, ok = result.is_ok(), "step sent");
+    match result {
+        Ok(outcome) => {
+            evidence.outcome = Some(outcome);
+            Ok(Next::Again)
+        }
+        Err(error) => {
+            let trouble = Trouble::from(error);
+            // These say that nothing was done: it may be sent again without looking.
+            if matches!(
+                trouble.class,
+                Class::Throttled | Class::Capacity | Class::Unauthorized | Class::Transient
+            ) {
+                ctx.memories.with(object, |m| m.permit = permit);
+            }
+            Ok(note(object, evidence, trouble, ctx))
+        }
+    }
+}
+
+pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Probe {
+    ctx.memories
+        .with(object, |m| m.probed = Some(ctx.clock.monotonic()));
+    let status = object.status.as_ref();
+    let (Some(url), Some(template)) =
+        (status.and_then(|s| s.url.clone()), around.template.as_ref())
+    else {
+        return Probe::NotReady("the agent has no address yet".to_owned());
+    };
+    let (token, shared) = match (
+        token(object, template, ctx).await,
+        shared_key(object, template, ctx).await,
+    ) {
+        (Ok(token), Ok(shared)) => (token, shared),
+        (Err(t), _) | (_, Err(t)) => return Probe::NotReady(t.message),
+    };
+    let recorded = status
+        .and_then(|s| s.runtime.as_ref())
+        .and_then(|r| r.dialect.as_deref())
+        .and_then(Dialect::parse);
+    let fixed = match template.runtime.dialect {
+        crate::api::agent_pool::DialectChoice::Auto => None,
+        crate::api::agent_pool::DialectChoice::PoolServer => Some(Dialect::PoolServer),
+        crate::api::agent_pool::DialectChoice::Gateway => Some(Dialect::Gateway),
+    };
+    let probe = ctx
+        .runtime
+        .probe(
+            &Agent {
+                url,
+                token,
+                shared_key: shared,
+            },
+            recorded.or(fixed),
+            PROBE_LIMIT,
+        )
+        .await;
+    let now = ctx.clock.monotonic();
+    let expected = status
+        .and_then(|s| s.claim.as_ref())
+        .and_then(|c| c.conversation_id.clone());
+    ctx.memories.with(object, |m| match &probe {
+        Probe::Answered { status, .. } if status.conversation == expected => m.unbound = None,
+        Probe::Answered { .. } => {
+            m.unbound.get_or_insert(now);
+        }
+        _ => {}
+    });
+    probe
+}
+
+pub(super) async fn observe(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
+    let result = match provider(around) {
+        Ok(provider) => provider
+            .observe(&around.key, &facts_of(object.status.as_ref()))
+            .await
+            .map_err(Trouble::from),
+        Err(trouble) => Err(trouble),
+    };
+    match result {
+        Ok(presence) => {
+            if matches!(presence, Presence::Present(_)) {
+                ctx.memories.with(object, |m| m.missing = None);
+            }
+            evidence.presence = Some(presence);
+            Ok(Next::Again)
+        }
+        Err(trouble) => Ok(note(object, evidence, trouble, ctx)),
+    }
+}
+
+pub(super) async fn destroy(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    ctx: &Ctx,
+) -> Result<Next, K8sError> {
+    let result = match provider(around) {
+        Ok(provider) => provider
+            .destroy(&around.key, &facts_of(object.status.as_ref()))
+            .await
+            .map_err(Trouble::from),
+        Err(trouble) => Err(trouble),
+    };
+    let now = ctx.clock.monotonic();
+    match result {
+        Ok(presence) => {
+            ctx.memories.with(object, |m| match presence {
+                Presence::Gone => {
+                    m.missing.get_or_insert(now);
+                }
+                _ => {
+                    m.missing = None;
+                    m.failures = m.failures.saturating_add(1);
+                }
+            });
+            evidence.removal = Some(presence);
+            Ok(Next::Again)
+        }
+        Err(trouble) => Ok(note(object, evidence, trouble, ctx)),
+    }
+}
+
+/// Renames the resource after its agent, so that a person recognises it. Best effort: three tries, nothing recorded;
+/// whether it is done shows in the listing.
+pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) {
+    let (Some(pool), Some(claim), Some(scope)) = (&around.pool, &object.spec.claim, &around.scope)
+    else {
+        return;
+    };
+    if !pool.spec.claim.rename_on_claim
+        || phase::phase_of(object) != Phase::Claimed
+        || object.status.as_ref().is_none_or(|s| s.claim.is_none())
+    {
+        return;
+    }
+    let code = crate::domain::template::environment_code(&pool.spec);
+    let Some(wanted) = names::claimed_provider_name(&code, &claim.agent_name, &object.spec.id)
+    else {
+        return;
+    };
+    let Some(shown) = ctx
+        .fleet
+        .latest(scope)
+        .await
+        .and_then(|s| resource_of(object, &s))
+    else {
+        return;
+    };
+    if shown.name == wanted || shown.name != object.spec.provider_name {
+        return;
+    }
+    // The listing may be older than an earlier rename: it may be tried once more than needed, and three times in all.
+    let tried = ctx.memories.with(object, |m| {
+        if m.renames.0.as_deref() != Some(claim.id.as_str()) {
+            m.renames = (Some(claim.id.clone()), 0);
+        }
+        m.renames.1 = m.renames.1.saturating_add(1);
+        m.renames.1
+    });
+    if tried > 3 {
+        return;
+    }
+    let Ok(provider) = provider(around) else {
+        return;
+    };
+    if provider.capabilities().rename
+        && let Err(error) = provider
+            .after_claim(&around.key, &facts_of(object.status.as_ref()), &wanted)
+            .await
+    {
+        tracing::info!(instance = %object.name_any(), %error, "not renamed after its agent; the claim stands");
+    }
+}
+
+fn resource_of(object: &AgentInstance, snapshot: &Snapshot) -> Option<Resource> {
+    let id = object.status.as_ref()?.provider.as_ref()?.id.as_ref()?;
+    snapshot.by_id.get(id).cloned()
+}

@@ -1,0 +1,118 @@
+//! What an agent is given: its variables, its token, the pool's shared key. Secrets stay in here and in what is sent.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::super::Ctx;
+use super::image_of;
+use super::observe::Surroundings;
+use crate::api::agent_instance::AgentInstance;
+use crate::api::agent_pool::RuntimeAuth;
+use crate::api::condition::Reason;
+use crate::domain::plan::{Class, Trouble};
+use crate::domain::template::Template;
+use crate::domain::token::Purpose;
+use crate::domain::variables::{self, Material};
+use crate::k8s::secret;
+use crate::provider::Inputs;
+
+/// The finished variables of an agent, its secrets included.
+pub(super) async fn inputs(
+    object: &AgentInstance,
+    around: &Surroundings,
+    ctx: &Ctx,
+) -> Result<Inputs, Trouble> {
+    let Some(template) = &around.template else {
+        return Ok(Inputs::default());
+    };
+    let namespace = object.namespace().unwrap_or_default();
+    let rejected = |reason, message| Trouble {
+        class: Class::Rejected,
+        reason,
+        message,
+        retry_after: None,
+    };
+    let mut secrets = std::collections::BTreeMap::new();
+    for reference in variables::references(template) {
+        let value = secret::value(&ctx.client, &namespace, reference)
+            .await
+            .map_err(|e| Trouble {
+                class: Class::Unauthorized,
+                reason: Reason::CredentialsMissing,
+                message: e.to_string(),
+                retry_after: Some(Duration::from_secs(10)),
+            })?;
+        secrets.insert(
+            (reference.name.clone(), reference.key.clone()),
+            value.expose_secret().to_owned(),
+        );
+    }
+    let token = token(object, template, ctx).await?;
+    let derived = |purpose| {
+        ctx.root_keys
+            .get()
+            .and_then(|k| k.token(purpose, &object.spec.id, 1, None))
+            .ok_or_else(|| rejected(Reason::InternalError, "no root key".to_owned()))
+    };
+    let (setup, wallet) = (derived(Purpose::Setup)?, derived(Purpose::Wallet)?);
+    let variables = variables::variables(&Material {
+        template,
+        id: &object.spec.id,
+        mark: &around.key.mark,
+        token: token.as_ref().map(ExposeSecret::expose_secret),
+        setup_password: &setup.expose_secret()[..32],
+        wallet_key: wallet.expose_secret(),
+        public_url: ctx.public_url.as_deref(),
+        secrets: &secrets,
+    })
+    .map_err(|message| rejected(Reason::InvalidSpec, message))?;
+    Ok(Inputs {
+        variables,
+        image: image_of(template),
+    })
+}
+
+/// The agent's token by its template's auth.
+pub(super) async fn token(
+    object: &AgentInstance,
+    template: &Template,
+    ctx: &Ctx,
+) -> Result<Option<SecretString>, Trouble> {
+    match template.runtime.auth {
+        RuntimeAuth::None => Ok(None),
+        RuntimeAuth::Shared => shared_key(object, template, ctx).await,
+        RuntimeAuth::Instance => {
+            let status = object.status.as_ref();
+            let n = status.and_then(|s| s.token_seq).unwrap_or(1);
+            let key = status.and_then(|s| s.token_key.as_deref());
+            ctx.root_keys.get().and_then(|k| k.token(Purpose::Gateway, &object.spec.id, n, key)).map(Some).ok_or_else(|| Trouble {
+                class: Class::Unauthorized,
+                reason: Reason::CredentialsMissing,
+                message: "the root key that this agent's token derives from is no longer in the root key Secret: put it back as `previous`".to_owned(),
+                retry_after: None,
+            })
+        }
+    }
+}
+
+pub(super) async fn shared_key(
+    object: &AgentInstance,
+    template: &Template,
+    ctx: &Ctx,
+) -> Result<Option<SecretString>, Trouble> {
+    let Some(reference) = &template.runtime.shared_key_secret_ref else {
+        return Ok(None);
+    };
+    let namespace = object.namespace().unwrap_or_default();
+    secret::value(&ctx.client, &namespace, reference)
+        .await
+        .map(Some)
+        .map_err(|e| Trouble {
+            class: Class::Unauthorized,
+            reason: Reason::CredentialsMissing,
+            message: e.to_string(),
+            retry_after: Some(Duration::from_secs(10)),
+        })
+}
