@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::cache::Candidates;
 use super::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
 use crate::api::agent_instance::{AgentInstance, Claim, ClaimStatus};
-use crate::api::agent_pool::{AgentPool, Pausable, RuntimeAuth};
+use crate::api::agent_pool::{AgentPool, Pausable, RuntimeAuth, SecretKeyRef};
 use crate::api::names;
 use crate::clock::{Clock, Monotonic, Rng};
 use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Refusal};
@@ -27,13 +27,17 @@ use crate::domain::template::Template;
 use crate::domain::token::Purpose;
 use crate::k8s::error::K8sError;
 use crate::k8s::secret::RootKeys;
+use crate::k8s::watch::INSTRUCTIONS_KEPT;
 use crate::k8s::{patch, secret};
 use crate::runtime::{Agent, AgentRuntime};
 
 /// Time limit of the status call right before a claim call.
 const VERIFY_LIMIT: Duration = Duration::from_secs(5);
-/// The longest instructions that are kept in the object; longer ones are refused in this version by the API's limit.
+/// The longest instructions, in bytes, that are kept in the object: the API server's work per claim grows with it.
+/// Longer ones are in a Secret, and the object keeps their beginning for listings.
 const INLINE_INSTRUCTIONS: usize = 4096;
+/// The key of that Secret.
+const INSTRUCTIONS_KEY: &str = "instructions";
 
 /// Serves claims for this replica.
 pub struct ClaimService {
@@ -248,6 +252,7 @@ impl Inner {
     ) -> Result<Option<AgentInstance>, ClaimError> {
         let claim = self.claim_of(run);
         let api = self.api(run);
+        self.keep_instructions(run, candidate, &claim).await?;
         let result = match patch::reserve(&api, candidate, &claim).await {
             Err(e) if e.is_conflict() || matches!(e, K8sError::Timeout { .. }) => {
                 self.reread(&api, candidate, &run.id).await
@@ -257,7 +262,43 @@ impl Inner {
         };
         // Reserved or not, this version is used up; the watch brings the next one.
         self.candidates.drop_stale(candidate);
+        if matches!(result, Ok(None)) {
+            self.drop_instructions(run, &claim).await;
+        }
         result.map_err(|e| cluster(&e))
+    }
+
+    /// Long instructions go into a Secret before the reservation names it. It belongs to the instance and goes with it.
+    async fn keep_instructions(
+        &self,
+        run: &Run<'_>,
+        candidate: &AgentInstance,
+        claim: &Claim,
+    ) -> Result<(), ClaimError> {
+        let Some(reference) = &claim.instructions_secret_ref else {
+            return Ok(());
+        };
+        let namespace = run.pool.namespace().unwrap_or_default();
+        secret::create_owned(
+            &self.client,
+            &namespace,
+            reference,
+            &run.request.instructions,
+            candidate,
+        )
+        .await
+        .map_err(|e| cluster(&e))
+    }
+
+    /// The claim does not stand: nobody needs its instructions. Best effort, since they go with the instance anyway.
+    async fn drop_instructions(&self, run: &Run<'_>, claim: &Claim) {
+        let Some(reference) = &claim.instructions_secret_ref else {
+            return;
+        };
+        let namespace = run.pool.namespace().unwrap_or_default();
+        if let Err(error) = secret::delete(&self.client, &namespace, &reference.name).await {
+            tracing::debug!(secret = %reference.name, %error, "not deleted; it goes with its instance");
+        }
     }
 
     /// After a 409: the client repeats a 504 by itself, so our own success can come back as a conflict.
@@ -280,14 +321,23 @@ impl Inner {
     fn claim_of(&self, run: &Run<'_>) -> Claim {
         let deadline = jiff::SignedDuration::try_from(self.left(run)).unwrap_or_default();
         let now = self.clock.now();
+        let long = run.request.instructions.len() > INLINE_INSTRUCTIONS;
+        let kept = if long {
+            INSTRUCTIONS_KEPT
+        } else {
+            INLINE_INSTRUCTIONS
+        };
         Claim {
             id: run.id.clone(),
             holder: self.holder.clone(),
             deadline: Time(now.checked_add(deadline).unwrap_or(now)),
             requested_at: Time(run.requested_at),
             agent_name: run.request.agent_name.clone(),
-            instructions: Some(status::cut(&run.request.instructions, INLINE_INSTRUCTIONS)),
-            instructions_secret_ref: None,
+            instructions: Some(status::cut(&run.request.instructions, kept)),
+            instructions_secret_ref: long.then(|| SecretKeyRef {
+                name: format!("claim-{}", run.id),
+                key: INSTRUCTIONS_KEY.to_owned(),
+            }),
             join_url: run.request.join_url.clone(),
             reference: None,
             source: Some(run.request.source.clone()),
@@ -396,7 +446,12 @@ impl Inner {
         let mut object = reserved.clone();
         for _ in 0..5 {
             match patch::release(&api, &object).await {
-                Ok(_) => break,
+                Ok(_) => {
+                    if let Some(claim) = &reserved.spec.claim {
+                        self.drop_instructions(run, claim).await;
+                    }
+                    break;
+                }
                 Err(e) if e.is_gone() => break,
                 Err(e) if e.is_conflict() => match self.reread(&api, &object, &run.id).await {
                     // Ours still: the controller wrote meanwhile.

@@ -29,13 +29,14 @@ pub enum LogError {
 }
 
 /// Reads a filter: a level, or directives as `RUST_LOG` has them. `warning` is accepted for `warn`, in any case.
+/// At level info kube-runtime is kept to warnings: its span would stand in every line of a reconcile.
 pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let level = level.trim();
     let directives = match level.to_ascii_lowercase().as_str() {
-        "" => "info".to_owned(),
+        "" | "info" => "info,kube_runtime=warn".to_owned(),
         "warning" => "warn".to_owned(),
         "silent" | "none" => "off".to_owned(),
-        word @ ("trace" | "debug" | "info" | "warn" | "error" | "off") => word.to_owned(),
+        word @ ("trace" | "debug" | "warn" | "error" | "off") => word.to_owned(),
         _ => level.to_owned(),
     };
     EnvFilter::try_new(directives).map_err(|source| LogError::Filter {
@@ -63,10 +64,10 @@ mod tests {
     #[test]
     fn filters_read_and_bad_ones_name_the_flag() {
         for (given, want) in [
-            ("info", "info"),
+            ("info", "kube_runtime=warn,info"),
             ("WARN", "warn"),
             ("warning", "warn"),
-            ("", "info"),
+            ("", "kube_runtime=warn,info"),
             ("agentpool=debug", "agentpool=debug"),
         ] {
             assert_eq!(filter(given).unwrap().to_string(), want, "{given}");

@@ -41,7 +41,11 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
     let name = instance.name_any();
     let mut object = (*instance).clone();
     let around = observe::gather(&object, &ctx).await;
-    let mut evidence = Evidence::default();
+    // Without a provider nothing can be sent: the decision says so, with the reason.
+    let mut evidence = Evidence {
+        trouble: around.provider.as_ref().err().cloned(),
+        ..Evidence::default()
+    };
     for _ in 0..ROUNDS {
         let decision = observe::judge(&object, &around, &evidence, &ctx).await;
         tracing::debug!(instance = %name, action = ?decision.action, reason = decision.reason.as_str(), "decided");

@@ -185,7 +185,7 @@ impl AgentProvider for RailwayProvider {
                 once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
                 once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
                 once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
-                safe(Step::Ready, UP_DEADLINE),
+                safe(Step::Ready, STEP_DEADLINE),
                 safe(Step::Clean, STEP_DEADLINE),
             ],
             Operation::Recycle | Operation::Destroy => vec![],

@@ -21,12 +21,7 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
         {
             // Back from a claim that was refused: proven again before it is in stock.
             Some(_) => verify(view, true),
-            None if view.plan.is_empty() => decision(
-                Action::Wait,
-                Reason::Pending,
-                "waiting for its template",
-                Duration::from_secs(5),
-            ),
+            None if view.plan.is_empty() => without_plan(),
             None => decision(
                 Action::Record(Change::Begin),
                 Reason::Creating,
@@ -37,12 +32,23 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
     };
     match current(view.plan, operation) {
         Some((index, spec, recorded)) => step(view, index, spec, recorded),
+        None if view.plan.is_empty() => without_plan(),
         None => judge(
             Judgement::Dead,
             Reason::CreateFailed,
             "the recorded operation does not fit the plan of its template",
         ),
     }
+}
+
+/// No plan is no verdict: the template or the provider's credential could not be read just now.
+fn without_plan() -> Decision {
+    decision(
+        Action::Wait,
+        Reason::Pending,
+        "waiting for its template",
+        Duration::from_secs(5),
+    )
 }
 
 /// The step under way: its index, its plan, its record.
@@ -58,6 +64,14 @@ pub fn current<'a>(
 fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
     let name = recorded.name.clone();
     match spec.step {
+        Step::Ready | Step::Clean if view.memory.step_known_for >= spec.deadline => judge(
+            Judgement::Dead,
+            Reason::Stuck,
+            format!(
+                "{name}: not so within {} s of the provider's start",
+                spec.deadline.as_secs()
+            ),
+        ),
         Step::Ready | Step::Clean => verify(view, spec.step == Step::Clean),
         Step::Service(_) => judge(
             Judgement::Dead,

@@ -62,7 +62,7 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
 /// past the list's lag, in two looks that are far enough apart.
 fn gone_by_name(view: &View<'_>) -> Decision {
     let missing = view.memory.missing_for.unwrap_or_default();
-    let lag_over = view.memory.known_for >= view.limits.list_lag;
+    let lag_over = view.memory.step_known_for >= view.limits.list_lag;
     if lag_over && missing >= TWICE_APART {
         return decision(
             Action::RemoveFinalizer,
@@ -71,9 +71,11 @@ fn gone_by_name(view: &View<'_>) -> Decision {
             view.limits.tick,
         );
     }
-    let wait = TWICE_APART
-        .saturating_sub(missing)
-        .max(view.limits.list_lag.saturating_sub(view.memory.known_for));
+    let wait = TWICE_APART.saturating_sub(missing).max(
+        view.limits
+            .list_lag
+            .saturating_sub(view.memory.step_known_for),
+    );
     decision(
         Action::Wait,
         Reason::DeletionPending,
