@@ -377,12 +377,18 @@ pub struct RailwaySource {
 #[serde(rename_all = "camelCase")]
 pub struct ImageSource {
     /// The image, by tag or by digest. Its name tells the agent's kind: `convos-runtime-hermes` is Hermes, else OpenClaw.
+    /// Default `ghcr.io/xmtplabs/convos-runtime:latest`.
+    #[serde(default = "default_image")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^\s]+$"))]
     pub reference: String,
     /// Whether a tag is resolved to a digest before it is deployed. PinOrFail (default) creates nothing while it
     /// cannot be; PinOrTag falls back to the tag; "Off" (in quotes: YAML takes the bare word for a boolean) deploys what is written.
     #[serde(default)]
     pub digest_policy: DigestPolicy,
+}
+
+fn default_image() -> String {
+    "ghcr.io/xmtplabs/convos-runtime:latest".to_owned()
 }
 
 /// Whether a tag is pinned to a digest.

@@ -115,6 +115,15 @@ struct Run<'a> {
     shared_key: Option<SecretString>,
 }
 
+/// How an instance is given up.
+#[derive(Clone, Copy)]
+enum GiveUp {
+    /// Back into stock, once it is proven anew.
+    Back,
+    /// Deleted, and replaced by the pool.
+    Replace,
+}
+
 /// What came of one instance.
 enum Attempt {
     Answer(Box<ClaimAnswer>),
@@ -442,52 +451,45 @@ impl Inner {
 
     /// Nothing was done to the agent: the claim is cleared and the turn raised, so that it is proven anew.
     async fn back(&self, run: &Run<'_>, reserved: &AgentInstance, text: String) -> Attempt {
-        let api = self.api(run);
-        let mut object = reserved.clone();
-        for _ in 0..5 {
-            match patch::release(&api, &object).await {
-                Ok(_) => {
-                    if let Some(claim) = &reserved.spec.claim {
-                        self.drop_instructions(run, claim).await;
-                    }
-                    break;
-                }
-                Err(e) if e.is_gone() => break,
-                Err(e) if e.is_conflict() => match self.reread(&api, &object, &run.id).await {
-                    // Ours still: the controller wrote meanwhile.
-                    Ok(Some(newer)) => object = newer,
-                    _ => break,
-                },
-                Err(e) => {
-                    // The reservation stands; the controller settles it after its deadline.
-                    tracing::warn!(instance = %reserved.name_any(), error = %e, "not given back; the controller settles it");
-                    break;
-                }
-            }
+        let cleared = self.give_up(run, reserved, GiveUp::Back).await;
+        if let Some(claim) = reserved.spec.claim.as_ref().filter(|_| cleared) {
+            self.drop_instructions(run, claim).await;
         }
         tracing::info!(instance = %reserved.name_any(), claim = %run.id, outcome = "back", "not handed out: {text}");
         Attempt::Next(failed(reserved, text))
     }
 
-    /// It may have done anything: deleted, as long as the claim on it is ours.
+    /// It may have done anything: deleted.
     async fn replace(&self, run: &Run<'_>, reserved: &AgentInstance) {
+        self.give_up(run, reserved, GiveUp::Replace).await;
+        tracing::info!(instance = %reserved.name_any(), claim = %run.id, outcome = "replaced", "the claim call failed; the agent is replaced");
+    }
+
+    /// Gives an instance up as long as the claim on it is ours; whether that is done.
+    async fn give_up(&self, run: &Run<'_>, reserved: &AgentInstance, how: GiveUp) -> bool {
         let api = self.api(run);
         let mut object = reserved.clone();
         for _ in 0..5 {
-            match patch::delete_as_read(&api, &object).await {
-                Ok(()) => break,
-                Err(e) if e.is_gone() => break,
+            let done = match how {
+                GiveUp::Back => patch::release(&api, &object).await.map(drop),
+                GiveUp::Replace => patch::delete_as_read(&api, &object).await,
+            };
+            match done {
+                Ok(()) => return true,
                 Err(e) if e.is_conflict() => match self.reread(&api, &object, &run.id).await {
+                    // Ours still: the controller wrote meanwhile.
                     Ok(Some(newer)) => object = newer,
-                    _ => break,
+                    _ => return false,
                 },
+                Err(e) if e.is_gone() => return true,
                 Err(e) => {
-                    tracing::warn!(instance = %reserved.name_any(), error = %e, "not replaced yet; the controller settles it");
-                    break;
+                    // The reservation stands; the controller settles it after its deadline.
+                    tracing::warn!(instance = %reserved.name_any(), error = %e, "not given up; the controller settles it");
+                    return false;
                 }
             }
         }
-        tracing::info!(instance = %reserved.name_any(), claim = %run.id, outcome = "replaced", "the claim call failed; the agent is replaced");
+        false
     }
 
     /// Bound, or waiting: recorded, and only then answered.

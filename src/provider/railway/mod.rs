@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use crate::api::agent_pool::TokenKind;
+use crate::api::agent_pool::{DigestPolicy, TokenKind};
 use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::template::Template;
@@ -100,6 +100,15 @@ pub fn supports(template: &Template) -> Result<(), String> {
     if railway.source.repository.is_some() {
         return Err(
             "railway.source.repository is not available in this version: use railway.source.image"
+                .to_owned(),
+        );
+    }
+    let image = railway.source.image.as_ref();
+    if image.is_some_and(|i| {
+        i.digest_policy == DigestPolicy::PinOrFail && !i.reference.contains("@sha256:")
+    }) {
+        return Err(
+            "this version cannot pin a tag to a digest: write the image with @sha256:…, or set digestPolicy: \"Off\""
                 .to_owned(),
         );
     }
