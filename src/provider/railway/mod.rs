@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use crate::api::agent_pool::TokenKind;
+use crate::api::agent_pool::{DigestPolicy, TokenKind};
 use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::template::Template;
@@ -100,6 +100,16 @@ pub fn supports(template: &Template) -> Result<(), String> {
     if railway.source.repository.is_some() {
         return Err(
             "railway.source.repository is not available in this version: use railway.source.image"
+                .to_owned(),
+        );
+    }
+    if let Some(image) = &railway.source.image
+        && image.digest_policy == DigestPolicy::PinOrFail
+        && !image.reference.contains("@sha256:")
+    {
+        return Err(
+            "railway.source.image.digestPolicy: PinOrFail is not available in this version, which cannot resolve a tag: \
+             name the image by its digest, or set digestPolicy: \"Off\" to deploy the tag"
                 .to_owned(),
         );
     }
