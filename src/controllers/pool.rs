@@ -14,6 +14,7 @@ use kube::{Api, ResourceExt};
 use super::Ctx;
 use super::fleet::{self, Scope};
 use super::instance::chain;
+use super::ownership;
 use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
 use crate::api::agent_pool::{AgentPool, Request, RequestKind};
 use crate::api::condition::{ConditionType, Reason, find};
@@ -75,6 +76,10 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let name = pool.name_any();
     let key = (namespace.clone(), name.clone());
     let api: Api<AgentPool> = Api::namespaced(ctx.client.clone(), &namespace);
+    if let Some(owner) = ownership::other_owner(pool, &ctx.release) {
+        ownership::stand_back(&api, pool, owner, ctx).await?;
+        return Ok(ownership::LOOK_AGAIN);
+    }
     let deleting = pool.metadata.deletion_timestamp.is_some();
     let held = pool.finalizers().iter().any(|f| f == POOL_FINALIZER);
     if deleting && !held {

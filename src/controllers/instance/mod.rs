@@ -19,6 +19,7 @@ use kube::ResourceExt;
 
 use super::Ctx;
 use super::memory;
+use super::ownership;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::api::names;
@@ -39,6 +40,9 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Reconciles one instance; when to come back at the latest.
 pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration {
     let name = instance.name_any();
+    if ownership::other_owner_of(&instance, &ctx).is_some() {
+        return ownership::LOOK_AGAIN;
+    }
     let mut object = (*instance).clone();
     let around = observe::gather(&object, &ctx).await;
     // Without a provider nothing can be sent: the decision says so, with the reason.

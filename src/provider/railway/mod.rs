@@ -103,12 +103,13 @@ pub fn supports(template: &Template) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    let image = railway.source.image.as_ref();
-    if image.is_some_and(|i| {
-        i.digest_policy == DigestPolicy::PinOrFail && !i.reference.contains("@sha256:")
-    }) {
+    if let Some(image) = &railway.source.image
+        && image.digest_policy == DigestPolicy::PinOrFail
+        && !image.reference.contains("@sha256:")
+    {
         return Err(
-            "this version cannot pin a tag to a digest: write the image with @sha256:…, or set digestPolicy: \"Off\""
+            "railway.source.image.digestPolicy: PinOrFail is not available in this version, which cannot resolve a tag: \
+             name the image by its digest, or set digestPolicy: \"Off\" to deploy the tag"
                 .to_owned(),
         );
     }
