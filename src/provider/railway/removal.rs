@@ -150,6 +150,8 @@ pub(super) async fn destroy(
         .await
         .map_err(|f| f.into_error(Access::Read, doing()))?;
     match found {
+        // Only the name led here, and the one service of that name is somebody else's: ours never came to exist.
+        Mark::Foreign if !known.contains_key(map::SERVICE_ID) => return Ok(Presence::Gone),
         Mark::Foreign => {
             let message = format!(
                 "its {OWNER_VARIABLE} is not {}: it is not ours and stays",
