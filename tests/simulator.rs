@@ -3,7 +3,11 @@
 //! Every test owns its process and its ports, waits for states and never for durations, and runs
 //! the simulator faster than real where the contract's times are long.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failed unwrap is a failed test; real time")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a failed unwrap is a failed test; real time"
+)]
 
 mod simulator {
     mod agents;

@@ -23,7 +23,10 @@ pub struct Clock {
 
 impl Clock {
     /// Starts at zero now; `speed` 10 makes ten simulated seconds of each real one.
-    #[allow(clippy::disallowed_methods, reason = "the one file of the simulator that reads clocks")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one file of the simulator that reads clocks"
+    )]
     pub fn start(speed: f64) -> Self {
         Self {
             started: Instant::now(),
