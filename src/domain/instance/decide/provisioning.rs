@@ -21,12 +21,7 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
         {
             // Back from a claim that was refused: proven again before it is in stock.
             Some(_) => verify(view, true),
-            None if view.plan.is_empty() => decision(
-                Action::Wait,
-                Reason::Pending,
-                "waiting for its template",
-                Duration::from_secs(5),
-            ),
+            None if view.plan.is_empty() => no_plan(),
             None => decision(
                 Action::Record(Change::Begin),
                 Reason::Creating,
@@ -35,6 +30,9 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
             ),
         };
     };
+    if view.plan.is_empty() {
+        return no_plan();
+    }
     match current(view.plan, operation) {
         Some((index, spec, recorded)) => step(view, index, spec, recorded),
         None => judge(
@@ -43,6 +41,16 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
             "the recorded operation does not fit the plan of its template",
         ),
     }
+}
+
+/// The template or the provider's credential cannot be read now: no fault of the instance.
+fn no_plan() -> Decision {
+    decision(
+        Action::Wait,
+        Reason::Pending,
+        "waiting for its template and its provider",
+        Duration::from_secs(5),
+    )
 }
 
 /// The step under way: its index, its plan, its record.
@@ -124,10 +132,12 @@ fn intended(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatu
     }
 }
 
-/// Not there in one look: done again only when a second look, past the list's lag, says the same.
+/// Not there in one look: done again only when a second look, past the list's lag, says the same. The lag counts from
+/// the first look, because that one is later than whatever was sent; the step's record may be much older.
 fn absent(view: &View<'_>, index: usize, name: &str) -> Decision {
-    let missing = view.memory.missing_for.unwrap_or_default();
-    if missing >= TWICE_APART && view.memory.step_known_for >= view.limits.list_lag {
+    let absent = view.memory.absent_for.unwrap_or_default();
+    let needed = TWICE_APART.max(view.limits.list_lag);
+    if absent >= needed {
         return decision(
             Action::Perform(index),
             Reason::Creating,
@@ -135,16 +145,11 @@ fn absent(view: &View<'_>, index: usize, name: &str) -> Decision {
             Duration::ZERO,
         );
     }
-    let wait = TWICE_APART.saturating_sub(missing).max(
-        view.limits
-            .list_lag
-            .saturating_sub(view.memory.step_known_for),
-    );
     decision(
         Action::Wait,
         Reason::OutcomeUnknown,
         format!("{name}: not found yet; looking again before it is repeated"),
-        wait.clamp(Duration::from_millis(100), TWICE_APART),
+        (needed - absent).clamp(SOONEST, TWICE_APART),
     )
 }
 
