@@ -215,3 +215,6 @@ fn judge(judgement: Judgement, reason: Reason, message: impl Into<String>) -> De
         Duration::ZERO,
     )
 }
+
+#[cfg(test)]
+mod tests;

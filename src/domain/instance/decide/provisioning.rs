@@ -95,7 +95,9 @@ fn intended(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatu
             } => failed(spec, recorded, reason, message, *retry),
         };
     }
-    if view.memory.permit || spec.repeat == Repeat::Safe {
+    // A state of a later version is looked at like one that was sent.
+    let as_intended = recorded.state == "Intended";
+    if as_intended && (view.memory.permit || spec.repeat == Repeat::Safe) {
         return decision(
             Action::Perform(index),
             Reason::Creating,
