@@ -20,6 +20,8 @@ pub struct Remembered {
     pub probed: Option<Monotonic>,
     /// Since when the resource is missing.
     pub missing: Option<Monotonic>,
+    /// Since when the present step is known not to have happened.
+    pub absent: Option<Monotonic>,
     /// Since when a claimed agent does not show its conversation.
     pub unbound: Option<Monotonic>,
     /// Since when a claimed agent is seen stopped.
@@ -72,7 +74,11 @@ impl Remembered {
         }
         let phase = phase::phase_of(instance);
         let phase_since = since(&mut self.phase, phase, now);
-        let step_since = since(&mut self.step, signature(instance), now);
+        let step = signature(instance);
+        if self.step.as_ref().is_none_or(|(old, _)| *old != step) {
+            self.absent = None;
+        }
+        let step_since = since(&mut self.step, step, now);
         let claim_known_for = match &instance.spec.claim {
             Some(claim) => now.saturating_sub(since(&mut self.claim, claim.id.clone(), now)),
             None => {
@@ -88,6 +94,7 @@ impl Remembered {
             step_known_for: now.saturating_sub(step_since),
             probed: ago(self.probed),
             missing_for: ago(self.missing),
+            absent_for: ago(self.absent),
             unbound_for: ago(self.unbound),
             stopped_for: ago(self.stopped),
             permit: self.permit.is_some() && self.permit == intent(instance),

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod backoff;
 pub mod claim;
 pub mod instance;
+pub mod invariant;
 pub mod plan;
 pub mod pool;
 pub mod resource;

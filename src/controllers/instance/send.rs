@@ -66,9 +66,9 @@ pub(super) async fn look(
         Ok(seen) => {
             ctx.memories.with(object, |m| match seen {
                 Seen::Absent => {
-                    m.missing.get_or_insert(now);
+                    m.absent.get_or_insert(now);
                 }
-                _ => m.missing = None,
+                _ => m.absent = None,
             });
             evidence.look = Some(seen);
             Ok(Next::Again)
@@ -95,7 +95,7 @@ pub(super) async fn perform(
     };
     // From here on the step may have been sent: the permit is used up before the call, not after it.
     let permit = ctx.memories.with(object, |m| {
-        m.missing = None;
+        m.absent = None;
         m.permit.take()
     });
     let name = step_name(around, index);

@@ -4,3 +4,6 @@ pub mod decide;
 pub mod phase;
 pub mod status;
 pub mod view;
+
+#[cfg(test)]
+mod fixture;

@@ -192,3 +192,7 @@ pub fn is_protected(instance: &AgentInstance) -> bool {
 pub fn is_claimable(instance: &AgentInstance) -> bool {
     phase_of(instance) == Phase::Idle && !is_protected(instance)
 }
+
+#[cfg(test)]
+#[path = "phase_tests.rs"]
+mod tests;

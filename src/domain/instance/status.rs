@@ -321,3 +321,7 @@ pub fn cut(text: &str, max: usize) -> String {
         .unwrap_or(0);
     text[..end].to_owned()
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -56,6 +56,9 @@ pub struct Memory {
     pub probed: Option<Duration>,
     /// How long ago the resource was first found missing without having been seen since.
     pub missing_for: Option<Duration>,
+    /// How long ago looking first found that the present step has not happened, in its present state and since it was
+    /// last sent by this process.
+    pub absent_for: Option<Duration>,
     /// How long ago a claimed agent was first seen without its conversation, without having been seen with it since.
     pub unbound_for: Option<Duration>,
     /// How long ago a claimed agent was first seen stopped, without having been seen running since.

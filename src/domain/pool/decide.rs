@@ -91,9 +91,9 @@ pub fn decide(view: &View<'_>) -> Decision {
         ..Decision::default()
     };
     let spec = &view.pool.spec;
-    let room = spec
-        .max_total
-        .map_or(i32::MAX, |max| (max - counts.occupancy()).max(0));
+    let room = spec.max_total.map_or(i32::MAX, |max| {
+        max.saturating_sub(counts.occupancy()).max(0)
+    });
     let deficit =
         (spec.min_idle - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
     let blocked = blocked(view, &decision.breaker);
@@ -188,6 +188,8 @@ fn breaker(view: &View<'_>) -> Breaker {
         .iter()
         .filter_map(|m| m.creation_failed.as_ref().map(|why| (m, why)))
         .filter(|(m, _)| !new.counted.contains(&m.id))
+        // What cannot be remembered is counted when there is place again: counted now, it would be in every pass.
+        .take(CREATING_MAX.saturating_sub(new.counted.len()))
         .collect();
     if fresh.is_empty() && new.failures > 0 && !new.is_open(view.now) && recovered(view) {
         return Breaker {
@@ -204,7 +206,6 @@ fn breaker(view: &View<'_>) -> Breaker {
             new.open_until = view.now.checked_add(pause).ok();
         }
     }
-    new.counted.truncate(CREATING_MAX);
     new
 }
 

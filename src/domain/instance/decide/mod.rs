@@ -33,6 +33,9 @@ pub const TWICE_APART: Duration = Duration::from_secs(5);
 pub const UNBOUND_APART: Duration = Duration::from_secs(10);
 /// A claim younger than this is not written into `status.phase`: most are over by then.
 pub const CLAIMING_SHOWN_AFTER: Duration = Duration::from_secs(1);
+/// Nothing is decided again sooner than this, nor later than `LATEST`, whatever limits and answers say.
+const SOONEST: Duration = Duration::from_millis(100);
+const LATEST: Duration = Duration::from_secs(3600);
 /// How often an agent that should become ready is probed.
 const READY_POLL: Duration = Duration::from_secs(1);
 
@@ -127,18 +130,23 @@ fn decision(
 
 /// Decides.
 pub fn decide(view: &View<'_>) -> Decision {
+    let decision = judged_by_situation(view);
+    let recheck = match decision.action {
+        Action::Wait => decision.recheck.clamp(SOONEST, LATEST),
+        _ => decision.recheck.min(LATEST),
+    };
+    Decision {
+        recheck,
+        ..decision
+    }
+}
+
+fn judged_by_situation(view: &View<'_>) -> Decision {
     let instance = view.instance;
     if instance.metadata.deletion_timestamp.is_some() {
         return removal(view);
     }
-    if let Some(verdict) = view
-        .instance
-        .status
-        .as_ref()
-        .and_then(|s| s.verdict.as_ref())
-    {
-        return judged(view, &verdict.state, &verdict.reason, &verdict.message);
-    }
+    // Before any verdict: a crashed agent is kept for a person, and this is that person's word.
     if instance
         .spec
         .release
@@ -152,8 +160,17 @@ pub fn decide(view: &View<'_>) -> Decision {
             view.limits.tick,
         );
     }
+    if let Some(verdict) = instance.status.as_ref().and_then(|s| s.verdict.as_ref()) {
+        return judged(view, &verdict.state, &verdict.reason, &verdict.message);
+    }
     match view.phase() {
         Phase::Claiming => claiming(view),
+        Phase::Recycling => decision(
+            Action::Wait,
+            Reason::NotSupported,
+            "recycling is not available in this version: use spec.release.mode Destroy",
+            view.limits.tick,
+        ),
         Phase::Claimed | Phase::PendingAcceptance | Phase::Sleeping
             if instance.spec.claim.is_some() =>
         {
@@ -166,7 +183,9 @@ pub fn decide(view: &View<'_>) -> Decision {
 
 fn judged(view: &View<'_>, state: &str, reason: &str, message: &str) -> Decision {
     let why = Reason::parse(reason).unwrap_or(Reason::InternalError);
-    if state == Judgement::Crashed.as_str() || phase::is_protected(view.instance) {
+    // Only what is known to be nobody's goes; a word of a later version is not.
+    let goes = state == Judgement::Tainted.as_str() || state == Judgement::Dead.as_str();
+    if !goes || phase::is_protected(view.instance) {
         return decision(Action::Wait, why, message, view.limits.tick);
     }
     // A failed creation has nothing for a person to look at that the event does not tell.
@@ -196,3 +215,6 @@ fn judge(judgement: Judgement, reason: Reason, message: impl Into<String>) -> De
         Duration::ZERO,
     )
 }
+
+#[cfg(test)]
+mod tests;

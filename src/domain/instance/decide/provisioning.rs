@@ -21,7 +21,7 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
         {
             // Back from a claim that was refused: proven again before it is in stock.
             Some(_) => verify(view, true),
-            None if view.plan.is_empty() => without_plan(),
+            None if view.plan.is_empty() => no_plan(),
             None => decision(
                 Action::Record(Change::Begin),
                 Reason::Creating,
@@ -30,9 +30,11 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
             ),
         };
     };
+    if view.plan.is_empty() {
+        return no_plan();
+    }
     match current(view.plan, operation) {
         Some((index, spec, recorded)) => step(view, index, spec, recorded),
-        None if view.plan.is_empty() => without_plan(),
         None => judge(
             Judgement::Dead,
             Reason::CreateFailed,
@@ -41,12 +43,12 @@ pub(super) fn provisioning(view: &View<'_>) -> Decision {
     }
 }
 
-/// No plan is no verdict: the template or the provider's credential could not be read just now.
-fn without_plan() -> Decision {
+/// The template or the provider's credential cannot be read now: no fault of the instance.
+fn no_plan() -> Decision {
     decision(
         Action::Wait,
         Reason::Pending,
-        "waiting for its template",
+        "waiting for its template and its provider",
         Duration::from_secs(5),
     )
 }
@@ -101,7 +103,9 @@ fn intended(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatu
             } => failed(spec, recorded, reason, message, *retry),
         };
     }
-    if view.memory.permit || spec.repeat == Repeat::Safe {
+    // A state of a later version is looked at like one that was sent.
+    let as_intended = recorded.state == "Intended";
+    if as_intended && (view.memory.permit || spec.repeat == Repeat::Safe) {
         return decision(
             Action::Perform(index),
             Reason::Creating,
@@ -138,10 +142,12 @@ fn intended(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatu
     }
 }
 
-/// Not there in one look: done again only when a second look, past the list's lag, says the same.
+/// Not there in one look: done again only when a second look, past the list's lag, says the same. The lag counts from
+/// the first look, because that one is later than whatever was sent; the step's record may be much older.
 fn absent(view: &View<'_>, index: usize, name: &str) -> Decision {
-    let missing = view.memory.missing_for.unwrap_or_default();
-    if missing >= TWICE_APART && view.memory.step_known_for >= view.limits.list_lag {
+    let absent = view.memory.absent_for.unwrap_or_default();
+    let needed = TWICE_APART.max(view.limits.list_lag);
+    if absent >= needed {
         return decision(
             Action::Perform(index),
             Reason::Creating,
@@ -149,16 +155,11 @@ fn absent(view: &View<'_>, index: usize, name: &str) -> Decision {
             Duration::ZERO,
         );
     }
-    let wait = TWICE_APART.saturating_sub(missing).max(
-        view.limits
-            .list_lag
-            .saturating_sub(view.memory.step_known_for),
-    );
     decision(
         Action::Wait,
         Reason::OutcomeUnknown,
         format!("{name}: not found yet; looking again before it is repeated"),
-        wait.clamp(Duration::from_millis(100), TWICE_APART),
+        (needed - absent).clamp(SOONEST, TWICE_APART),
     )
 }
 

@@ -59,11 +59,11 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
 }
 
 /// A create was sent and its id never learnt: the resource may still turn up under its name. Absence counts only
-/// past the list's lag, in two looks that are far enough apart.
+/// in two looks that are farther apart than the list's lag.
 fn gone_by_name(view: &View<'_>) -> Decision {
     let missing = view.memory.missing_for.unwrap_or_default();
-    let lag_over = view.memory.step_known_for >= view.limits.list_lag;
-    if lag_over && missing >= TWICE_APART {
+    let needed = TWICE_APART.max(view.limits.list_lag);
+    if missing >= needed {
         return decision(
             Action::RemoveFinalizer,
             Reason::Terminating,
@@ -71,16 +71,11 @@ fn gone_by_name(view: &View<'_>) -> Decision {
             view.limits.tick,
         );
     }
-    let wait = TWICE_APART.saturating_sub(missing).max(
-        view.limits
-            .list_lag
-            .saturating_sub(view.memory.step_known_for),
-    );
     decision(
         Action::Wait,
         Reason::DeletionPending,
         "a creation's outcome is unknown: looking for it once more before letting go",
-        wait.clamp(Duration::from_millis(100), TWICE_APART),
+        (needed - missing).clamp(SOONEST, TWICE_APART),
     )
 }
 

@@ -55,7 +55,7 @@ fn probe_in(view: &View<'_>) -> Duration {
     view.limits
         .tick
         .saturating_sub(ago)
-        .clamp(Duration::from_millis(200), view.limits.tick)
+        .max(Duration::from_millis(200))
 }
 
 /// A sleeper is never probed: that would wake it.
@@ -78,6 +78,14 @@ pub(super) fn claiming(view: &View<'_>) -> Decision {
     let age = view.memory.claim_known_for;
     // The claim's own process has the whole deadline; a little more, so that its last write is over.
     let limit = view.limits.claim_deadline + TWICE_APART;
+    if age >= limit && phase::is_protected(view.instance) {
+        return decision(
+            Action::Wait,
+            Reason::ClaimInterrupted,
+            "nobody recorded what came of the claim within its deadline; kept, because it is protected",
+            view.limits.tick,
+        );
+    }
     if age >= limit {
         return decision(
             Action::Delete,

@@ -126,18 +126,15 @@ pub(super) fn dead_at_the_provider(view: &View<'_>) -> Option<Decision> {
 /// A listing does not have it: believed when a direct read, far enough apart, says so too.
 pub(super) fn missing(view: &View<'_>) -> Decision {
     let in_use = view.instance.spec.claim.is_some();
+    let missing = view.memory.missing_for.unwrap_or_default();
+    let text = "the provider no longer has it: a listing and a direct read say so";
     match &view.evidence.presence {
-        Some(Presence::Gone) if in_use => judge(
-            Judgement::Crashed,
-            Reason::Gone,
-            "the provider no longer has it: a listing and a direct read say so",
-        ),
-        Some(Presence::Gone) => decision(
-            Action::Delete,
-            Reason::Gone,
-            "the provider no longer has it: a listing and a direct read say so",
-            view.limits.tick,
-        ),
+        Some(Presence::Gone) if missing < TWICE_APART => reading_directly(missing),
+        Some(Presence::Gone) if in_use => judge(Judgement::Crashed, Reason::Gone, text),
+        Some(Presence::Gone) if phase::is_protected(view.instance) => {
+            judge(Judgement::Dead, Reason::Gone, text)
+        }
+        Some(Presence::Gone) => decision(Action::Delete, Reason::Gone, text, view.limits.tick),
         Some(Presence::Present(_) | Presence::Unknown) => decision(
             Action::Wait,
             Reason::ProviderUnavailable,
@@ -150,23 +147,22 @@ pub(super) fn missing(view: &View<'_>) -> Decision {
             "missing in a listing; the provider does not answer",
             TWICE_APART,
         ),
-        None => {
-            let missing = view.memory.missing_for.unwrap_or_default();
-            if missing >= TWICE_APART {
-                decision(
-                    Action::Observe,
-                    Reason::Gone,
-                    "missing in a listing: reading it directly",
-                    Duration::ZERO,
-                )
-            } else {
-                decision(
-                    Action::Wait,
-                    Reason::Gone,
-                    "missing in a listing: will be read directly",
-                    (TWICE_APART - missing).max(Duration::from_millis(50)),
-                )
-            }
-        }
+        None if missing < TWICE_APART => reading_directly(missing),
+        None => decision(
+            Action::Observe,
+            Reason::Gone,
+            "missing in a listing: reading it directly",
+            Duration::ZERO,
+        ),
     }
+}
+
+/// The direct read comes when the listing's word is old enough.
+fn reading_directly(missing: Duration) -> Decision {
+    decision(
+        Action::Wait,
+        Reason::Gone,
+        "missing in a listing: will be read directly",
+        TWICE_APART - missing,
+    )
 }

@@ -1,0 +1,279 @@
+//! What is written: once, stable, thin, and never the claim.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use std::time::Duration;
+
+use super::super::decide::Judgement;
+use super::super::fixture::{self, *};
+use super::*;
+use crate::api::condition::find;
+use crate::domain::agent::{AgentStatus, Dialect};
+use crate::domain::plan::{Outcome, Seen};
+use crate::domain::resource::Liveness;
+
+fn at(second: i64) -> Given {
+    Given {
+        now: jiff::Timestamp::from_second(1_800_000_000 + second).unwrap(),
+        operation_id: "0a1b2c3d".into(),
+        token_key: Some("aabbccddeeff".into()),
+        image: Some("ghcr.io/xmtplabs/convos-runtime-hermes:1.2.3".into()),
+    }
+}
+
+/// Decides and records once; the case goes on with what was written.
+fn step(case: &mut Case, second: i64) -> Decision {
+    let decision = case.decide();
+    let new = status(&case.view(), &decision, &at(second));
+    case.instance.status = Some(new);
+    decision
+}
+
+fn steady() -> Vec<Case> {
+    let (running, probed) = (Liveness::Running, |m: &mut super::super::view::Memory| {
+        m.probed = Some(Duration::ZERO);
+        m.claim_known_for = seconds(20);
+    });
+    let mut all: Vec<Case> = [
+        idle(),
+        claiming(),
+        fixture::claimed(),
+        pending(),
+        status_lost(),
+        building(2, "Running"),
+    ]
+    .into_iter()
+    .map(|c| c.listed(running).memory(probed))
+    .collect();
+    all.push(idle().probe(says(good())).listed(running).memory(probed));
+    all.push(
+        fixture::claimed()
+            .probe(bound_to(Some(CONVERSATION)))
+            .listed(running)
+            .memory(probed),
+    );
+    all.push(fixture::claimed().judged("Crashed", Reason::Gone));
+    all.push(asleep(idle()).listed(Liveness::Sleeping));
+    all.push(fresh().deleted());
+    all
+}
+
+#[test]
+fn a_steady_instance_is_never_written_twice() {
+    for mut case in steady() {
+        step(&mut case, 0);
+        let first = case.instance.status.clone();
+        for second in [1, 60, 86_400] {
+            step(&mut case, second);
+            assert_eq!(case.instance.status, first, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn transition_times_move_only_with_what_they_belong_to() {
+    let mut case = building(3, "Intended")
+        .probe(Probe::NotReady("x".into()))
+        .memory(|m| m.probed = Some(Duration::ZERO));
+    step(&mut case, 0);
+    let times = |case: &Case| {
+        let list = &case.instance.status.as_ref().unwrap().conditions;
+        let of = |kind| find(list, kind).unwrap().last_transition_time.0;
+        (of(ConditionType::Ready), of(ConditionType::Reachable))
+    };
+    let first = times(&case);
+    case.evidence.probe = Some(Probe::Unreachable("y".into()));
+    step(&mut case, 10);
+    assert_eq!(times(&case), first, "the reason alone changed");
+    case.evidence.probe = Some(says(AgentStatus {
+        ready: false,
+        ..good()
+    }));
+    step(&mut case, 20);
+    assert_eq!(times(&case).0, first.0);
+    assert_eq!(times(&case).1, at(20).now);
+}
+
+#[test]
+fn a_young_claim_is_not_written() {
+    let mut case = claiming().listed(Liveness::Running);
+    case.instance.status.as_mut().unwrap().phase = Some("Idle".into());
+    case.memory.claim_known_for = CLAIMING_SHOWN_AFTER - Duration::from_millis(1);
+    step(&mut case, 0);
+    assert_eq!(
+        case.instance.status.as_ref().unwrap().phase.as_deref(),
+        Some("Idle")
+    );
+    case.memory.claim_known_for = CLAIMING_SHOWN_AFTER;
+    step(&mut case, 1);
+    assert_eq!(
+        case.instance.status.as_ref().unwrap().phase.as_deref(),
+        Some("Claiming")
+    );
+}
+
+/// A whole creation: each record carries what was done and the intent of what comes next.
+#[test]
+fn a_creation_is_recorded_step_by_step() {
+    let mut case = fresh();
+    let word = |case: &Case| {
+        let operation = case
+            .instance
+            .status
+            .as_ref()
+            .unwrap()
+            .operation
+            .as_ref()
+            .unwrap();
+        let steps = operation
+            .steps
+            .iter()
+            .map(|s| format!("{}:{}:{}", s.name, s.state, s.attempt));
+        (operation.index, steps.collect::<Vec<_>>().join(" "))
+    };
+    let send = |case: &mut Case, second, outcome| {
+        case.evidence.outcome = Some(outcome);
+        step(case, second);
+        case.evidence = Default::default();
+    };
+    let facts = |k: &str, v: &str| Facts::from([(k.to_owned(), v.to_owned())]);
+    step(&mut case, 0);
+    assert_eq!(word(&case), (0, "service:Intended:1".into()));
+    let failed = Outcome::Failed {
+        reason: "Why",
+        message: "m".into(),
+        retry: true,
+    };
+    send(&mut case, 1, failed);
+    assert_eq!(word(&case), (0, "service:Intended:2".into()));
+    send(&mut case, 2, Outcome::Done(facts("serviceId", "s1")));
+    assert_eq!(word(&case), (1, "service:Done:2 domain:Intended:1".into()));
+    send(&mut case, 3, Outcome::Done(facts("url", "https://a")));
+    let started = Outcome::Running {
+        facts: facts("deploymentId", "d1"),
+        poll: seconds(5),
+    };
+    send(&mut case, 4, started);
+    assert_eq!(
+        word(&case),
+        (2, "service:Done:2 domain:Done:1 deploy:Running:1".into())
+    );
+    case.progress = Some(Seen::Done(Facts::new()));
+    step(&mut case, 5);
+    case.progress = None;
+    assert_eq!(word(&case).0, 3);
+    case.evidence.probe = Some(says(good()));
+    step(&mut case, 6);
+    assert_eq!(word(&case).0, 4);
+    step(&mut case, 7);
+    let status = case.instance.status.as_ref().unwrap();
+    assert_eq!(
+        (status.phase.as_deref(), status.turn),
+        (Some("Idle"), Some(1))
+    );
+    assert!(status.operation.is_none());
+    let provider = status.provider.as_ref().unwrap();
+    assert_eq!(
+        (
+            provider.id.as_deref(),
+            provider.service_id.as_deref(),
+            provider.deployment_id.as_deref(),
+            status.url.as_deref()
+        ),
+        (Some("s1"), Some("s1"), Some("d1"), Some("https://a"))
+    );
+    let ready = find(&status.conditions, ConditionType::Ready).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("True", "Idle")
+    );
+    assert_eq!(facts_of(Some(status))["serviceId"], "s1");
+}
+
+#[test]
+fn the_claim_is_never_written() {
+    let everything = [
+        fresh(),
+        idle(),
+        claiming(),
+        fixture::claimed(),
+        pending(),
+        status_lost(),
+        building(1, "Intended"),
+        back(),
+    ];
+    for mut case in everything {
+        let before = case.instance.status.as_ref().and_then(|s| s.claim.clone());
+        for probe in answers()
+            .into_iter()
+            .chain(silences())
+            .map(Some)
+            .chain([None])
+        {
+            case.evidence.probe = probe;
+            for change in [
+                Change::Begin,
+                Change::Done(Facts::new()),
+                Change::Again,
+                Change::Proven,
+                Change::Judge(Judgement::Crashed),
+            ] {
+                let decision = Decision {
+                    action: Action::Record(change),
+                    ..case.decide()
+                };
+                let new = status(&case.view(), &decision, &at(0));
+                assert_eq!(new.claim, before, "{}", case.name);
+            }
+            assert_eq!(status(&case.view(), &case.decide(), &at(0)).claim, before);
+        }
+    }
+}
+
+#[test]
+fn a_dialect_is_decided_once() {
+    let mut case = idle()
+        .listed(Liveness::Running)
+        .probe(answer(Dialect::Gateway, good()));
+    step(&mut case, 0);
+    let runtime = case.instance.status.unwrap().runtime.unwrap();
+    assert_eq!(runtime.dialect.as_deref(), Some("PoolServer"));
+}
+
+#[test]
+fn a_judgement_is_cut_and_keeps_its_reason() {
+    let text = "ä".repeat(5_000);
+    let mut case = building(4, "Intended").probe(Probe::WrongRuntime(text));
+    step(&mut case, 0);
+    let verdict = case.instance.status.unwrap().verdict.unwrap();
+    assert_eq!(
+        (verdict.state.as_str(), verdict.reason.as_str()),
+        ("Tainted", "WrongRuntime")
+    );
+    assert!(verdict.message.len() <= 1000 && verdict.message.len() > 990);
+}
+
+/// The hot object is thin: 3 KiB with spec, metadata and managedFields; its status is less than half of that.
+#[test]
+fn an_idle_status_is_thin() {
+    let mut case = idle().listed(Liveness::Running).probe(says(good()));
+    let uuid = "01234567-89ab-cdef-0123-456789abcdef".to_owned();
+    let status = case.instance.status.as_mut().unwrap();
+    let provider = status.provider.as_mut().unwrap();
+    for id in [
+        &mut provider.id,
+        &mut provider.service_id,
+        &mut provider.domain_id,
+        &mut provider.deployment_id,
+    ] {
+        *id = Some(uuid.clone());
+    }
+    provider.image = at(0).image;
+    status.url = Some("https://convos-agent-stg-abcdefghijkl-production.up.railway.app".into());
+    status.token_seq = Some(1);
+    status.token_key = at(0).token_key;
+    step(&mut case, 0);
+    let size = serde_json::to_string(&case.instance.status).unwrap().len();
+    assert!(size < 1_300, "{size} bytes");
+    assert_eq!(case.instance.status.unwrap().conditions.len(), 2);
+}

@@ -1,0 +1,359 @@
+//! What must hold of every decision, whatever the view: named predicates, used by every layer of tests.
+//!
+//! They say what may never happen, not what should; they are written from the contract, not from `decide`.
+
+use std::time::Duration;
+
+use super::agent::{Dialect, Probe};
+use super::instance::decide::{Action, Change, Decision, Judgement, TWICE_APART};
+use super::instance::phase::{self, Phase};
+use super::instance::view::{Listed, View};
+use super::plan::{Outcome, Repeat, Seen, Step};
+use super::pool;
+use super::resource::{Liveness, Presence};
+use crate::api::agent_instance::ReleaseMode;
+use crate::api::agent_pool::DeletionPolicy;
+use crate::api::condition::Reason;
+use crate::api::{ANNOTATION_ABANDON, INSTANCE_FINALIZER};
+
+/// The longest time until the next decision.
+pub const RECHECK_MAX: Duration = Duration::from_secs(3600);
+
+/// A rule with its name: the first part must be true wherever the rule applies.
+type Rule<V, D> = (&'static str, fn(&V, &D) -> bool);
+
+/// The names of the rules that a decision about an instance breaks.
+pub fn broken(view: &View<'_>, decision: &Decision) -> Vec<&'static str> {
+    let rules: &[Rule<View<'_>, Decision>] = &[
+        ("somebody's agent is never deleted", not_in_use),
+        ("a protected one is never deleted by judgement", unprotected),
+        ("removal needs a deletionTimestamp and our finalizer", asked),
+        ("the finalizer goes last", gone_or_abandoned),
+        (
+            "a step is sent under a permit, or blindly where safe, or after proven absence",
+            sendable,
+        ),
+        ("gone is a listing and a direct read, apart", twice_gone),
+        ("in stock is proven ready, unbound and clean", proven),
+        ("a sleeper is never probed", awake),
+        ("a judgement fits what it judges", fitting),
+        ("a verdict stays", final_verdict),
+        ("a failed probe alone judges nothing", not_by_silence),
+        ("nothing is read or sent twice in a pass", progress),
+        ("the next decision is soon, but not at once", bounded),
+    ];
+    rules
+        .iter()
+        .filter(|(_, holds)| !holds(view, decision))
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+fn deleted(view: &View<'_>) -> bool {
+    view.instance.metadata.deletion_timestamp.is_some()
+}
+
+fn released(view: &View<'_>) -> bool {
+    let release = view.instance.spec.release.as_ref();
+    release.is_some_and(|r| r.mode == ReleaseMode::Destroy)
+}
+
+fn verdict<'a>(view: &'a View<'_>) -> Option<&'a str> {
+    let status = view.instance.status.as_ref()?;
+    Some(status.verdict.as_ref()?.state.as_str())
+}
+
+fn ends(decision: &Decision) -> bool {
+    matches!(decision.action, Action::Delete | Action::Destroy)
+}
+
+/// Deleted are: what its user released, what nobody uses, a claim past its deadline, and the tainted after a while.
+fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
+    if !ends(decision) || deleted(view) || released(view) {
+        return true;
+    }
+    match view.phase() {
+        Phase::Claiming => view.memory.claim_known_for >= view.limits.claim_deadline,
+        Phase::Tainted | Phase::Dead => true,
+        Phase::Idle | Phase::Provisioning => view.instance.spec.claim.is_none(),
+        _ => view.instance.spec.claim.is_none() && view.phase() == Phase::Sleeping,
+    }
+}
+
+fn unprotected(view: &View<'_>, decision: &Decision) -> bool {
+    !ends(decision) || deleted(view) || released(view) || !phase::is_protected(view.instance)
+}
+
+fn asked(view: &View<'_>, decision: &Decision) -> bool {
+    if !matches!(decision.action, Action::Destroy | Action::RemoveFinalizer) {
+        return true;
+    }
+    let held = view.instance.metadata.finalizers.iter().flatten();
+    deleted(view) && held.into_iter().any(|f| f == INSTANCE_FINALIZER)
+}
+
+/// The provider said that it is gone; where a create may be on its way, twice and past the list's lag.
+fn gone_or_abandoned(view: &View<'_>, decision: &Decision) -> bool {
+    if decision.action != Action::RemoveFinalizer {
+        return true;
+    }
+    let annotations = view.instance.metadata.annotations.as_ref();
+    if annotations.is_some_and(|a| a.get(ANNOTATION_ABANDON).is_some_and(|v| v == "true")) {
+        return true;
+    }
+    let status = view.instance.status.as_ref();
+    let known = status.is_some_and(|s| s.provider.as_ref().is_some_and(|p| p.id.is_some()));
+    let begun = status.is_some_and(|s| s.operation.is_some());
+    let proven_absent = view.memory.missing_for >= Some(TWICE_APART.max(view.limits.list_lag));
+    view.evidence.removal == Some(Presence::Gone)
+        && view.evidence.trouble.is_none()
+        && (known || !begun || proven_absent)
+}
+
+fn sendable(view: &View<'_>, decision: &Decision) -> bool {
+    let Action::Perform(index) = decision.action else {
+        return true;
+    };
+    let operation = view
+        .instance
+        .status
+        .as_ref()
+        .and_then(|s| s.operation.as_ref());
+    let (Some(operation), Some(spec)) = (operation, view.plan.get(index)) else {
+        return false;
+    };
+    let recorded = operation.steps.get(index);
+    let fits = usize::try_from(operation.index) == Ok(index)
+        && recorded.is_some_and(|s| s.name == spec.step.name());
+    let intended = recorded.is_some_and(|s| s.state == "Intended");
+    let proven_absent = view.evidence.look == Some(Seen::Absent)
+        && view.memory.absent_for >= Some(TWICE_APART.max(view.limits.list_lag));
+    fits && matches!(spec.step, Step::Provider(_))
+        && (intended && (view.memory.permit || spec.repeat == Repeat::Safe) || proven_absent)
+}
+
+fn twice_gone(view: &View<'_>, decision: &Decision) -> bool {
+    let ending = matches!(
+        decision.action,
+        Action::Delete | Action::Record(Change::Judge(_))
+    );
+    if !ending || decision.reason != Reason::Gone || verdict(view).is_some() || released(view) {
+        return true;
+    }
+    view.listed == Listed::Absent
+        && view.evidence.presence == Some(Presence::Gone)
+        && view.memory.missing_for >= Some(TWICE_APART)
+}
+
+fn proven(view: &View<'_>, decision: &Decision) -> bool {
+    if decision.action != Action::Record(Change::Proven) {
+        return true;
+    }
+    let Some(Probe::Answered {
+        status, dialect, ..
+    }) = &view.evidence.probe
+    else {
+        return false;
+    };
+    let spec = &view.instance.spec;
+    let recorded = view
+        .instance
+        .status
+        .as_ref()
+        .and_then(|s| s.runtime.as_ref());
+    let gateway = *dialect == Dialect::Gateway
+        || recorded.is_some_and(|r| r.dialect.as_deref() == Some("Gateway"));
+    let clean = match status.clean {
+        Some(clean) => clean,
+        None => view.limits.allow_unknown_clean || (gateway && spec.turn == 1 && !spec.restored),
+    };
+    status.ready
+        && status.conversation.is_none()
+        && !status.pending
+        && clean
+        && spec.claim.is_none()
+        && view.listed != Listed::Absent
+}
+
+/// One that is being built may be woken: until it answers it is nobody's.
+fn awake(view: &View<'_>, decision: &Decision) -> bool {
+    if decision.action != Action::Probe || view.phase() == Phase::Provisioning {
+        return true;
+    }
+    match &view.listed {
+        Listed::Present(r) => r.liveness == Liveness::Running,
+        Listed::Absent => false,
+        Listed::Unknown => view.phase() != Phase::Sleeping,
+    }
+}
+
+fn fitting(view: &View<'_>, decision: &Decision) -> bool {
+    let Action::Record(Change::Judge(judgement)) = &decision.action else {
+        return true;
+    };
+    let in_use = match view.phase() {
+        Phase::Claimed | Phase::PendingAcceptance => true,
+        Phase::Sleeping => view.instance.spec.claim.is_some(),
+        Phase::Provisioning | Phase::Idle => false,
+        _ => return false,
+    };
+    let status_lost = in_use && view.instance.status.as_ref().and_then(|s| s.turn).is_none();
+    !status_lost
+        && match judgement {
+            Judgement::Crashed => in_use,
+            Judgement::Dead => !in_use,
+            Judgement::Tainted => true,
+        }
+}
+
+fn final_verdict(view: &View<'_>, decision: &Decision) -> bool {
+    verdict(view).is_none()
+        || deleted(view)
+        || matches!(decision.action, Action::Wait | Action::Delete)
+}
+
+fn not_by_silence(view: &View<'_>, decision: &Decision) -> bool {
+    let silent = matches!(
+        view.evidence.probe,
+        Some(Probe::Unreachable(_) | Probe::NotReady(_) | Probe::Unauthorized)
+    );
+    let judged = matches!(decision.action, Action::Record(Change::Judge(_)));
+    let by_the_agent = matches!(
+        decision.reason,
+        Reason::Unreachable
+            | Reason::NotReady
+            | Reason::BadToken
+            | Reason::NotClean
+            | Reason::ConversationLost
+            | Reason::UnknownConversation
+            | Reason::WrongRuntime
+    );
+    !(silent && judged && by_the_agent)
+}
+
+/// What there is evidence of is not asked for again, so that a pass ends.
+fn progress(view: &View<'_>, decision: &Decision) -> bool {
+    let e = view.evidence;
+    match decision.action {
+        Action::Look(_) => e.look.is_none() && e.outcome.is_none() && e.trouble.is_none(),
+        Action::Perform(_) => e.outcome.is_none() && e.trouble.is_none(),
+        Action::Probe => e.probe.is_none(),
+        Action::Observe => e.presence.is_none() && e.trouble.is_none(),
+        Action::Destroy => e.removal.is_none() && e.trouble.is_none(),
+        Action::Record(Change::Done(_) | Change::Running(_)) => {
+            !matches!(e.outcome, Some(Outcome::Failed { .. }))
+        }
+        _ => true,
+    }
+}
+
+fn bounded(_: &View<'_>, decision: &Decision) -> bool {
+    decision.recheck <= RECHECK_MAX
+        && (decision.action != Action::Wait || decision.recheck > Duration::ZERO)
+}
+
+/// The names of the rules that a decision about a pool breaks.
+pub fn pool_broken(
+    view: &pool::view::View<'_>,
+    decision: &pool::decide::Decision,
+) -> Vec<&'static str> {
+    let rules: &[Rule<pool::view::View<'_>, pool::decide::Decision>] = &[
+        ("never more than maxTotal", within_max_total),
+        ("never more at a time than can be listed", listable),
+        ("new ids are new", new_ids),
+        (
+            "nothing is created while anything holds creations back",
+            allowed,
+        ),
+        ("nothing is created that nobody wants", wanted),
+        ("only a pool that goes deletes, and nobody's agent", deletes),
+        ("the pool goes last", last),
+        ("a request is answered once", answered_once),
+        ("the next decision is soon, but not at once", pool_bounded),
+    ];
+    rules
+        .iter()
+        .filter(|(_, holds)| !holds(view, decision))
+        .map(|(name, _)| *name)
+        .collect()
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn within_max_total(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    let occupied = v.members.iter().filter(|m| m.phase.occupies()).count() + v.unseen().len();
+    let max = v.pool.spec.max_total.map_or(i64::MAX, i64::from);
+    d.create.is_empty() || count(occupied + d.create.len()) <= max
+}
+
+fn creating<'a>(v: &pool::view::View<'a>) -> &'a [String] {
+    v.pool.status.as_ref().map_or(&[], |s| &s.creating)
+}
+
+fn listable(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    d.create.is_empty() || creating(v).len() + d.create.len() <= pool::decide::CREATING_MAX
+}
+
+fn new_ids(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    let distinct: std::collections::BTreeSet<&String> = d.create.iter().collect();
+    distinct.len() == d.create.len()
+        && d.create.iter().all(|id| {
+            v.fresh_ids.contains(id)
+                && !creating(v).contains(id)
+                && !v.members.iter().any(|m| &m.id == id)
+        })
+}
+
+fn allowed(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    d.create.is_empty()
+        || (v.pool.metadata.deletion_timestamp.is_none()
+            && v.unsupported.is_none()
+            && v.revision.is_some()
+            && matches!(v.provider, pool::view::ProviderHealth::Reachable(_))
+            && !d.breaker.is_open(v.now))
+}
+
+/// Never beyond the minimum, but for what requests asked for.
+fn wanted(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    let counts = pool::view::Counts::of(v.members, v.unseen().len());
+    let there = counts.get(Phase::Idle) + counts.get(Phase::Provisioning);
+    let short = i64::from((v.pool.spec.min_idle - there).max(0));
+    let asked: usize = d.answers.iter().map(|a| a.ids.len()).sum();
+    count(d.create.len()) <= short + count(asked)
+}
+
+fn goes(v: &pool::view::View<'_>, m: &pool::view::Member) -> bool {
+    let destroy = v.pool.spec.deletion_policy == DeletionPolicy::Destroy;
+    !m.protected && (destroy || !m.phase.is_untouchable())
+}
+
+fn deletes(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    d.delete.is_empty()
+        || (v.pool.metadata.deletion_timestamp.is_some()
+            && d.delete.iter().all(|name| {
+                let member = v.members.iter().find(|m| &m.object == name);
+                member.is_some_and(|m| goes(v, m) && m.phase != Phase::Terminating)
+            }))
+}
+
+fn last(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    !d.remove_finalizer
+        || (v.pool.metadata.deletion_timestamp.is_some()
+            && v.unseen().is_empty()
+            && !v.members.iter().any(|m| goes(v, m)))
+}
+
+fn answered_once(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    let before = v.pool.status.as_ref().map(|s| &s.requests);
+    let ids: std::collections::BTreeSet<&String> = d.answers.iter().map(|a| &a.id).collect();
+    ids.len() == d.answers.len()
+        && ids.iter().all(|id| {
+            v.requests.iter().any(|r| &&r.id == id) && before.is_none_or(|b| !b.contains_key(*id))
+        })
+}
+
+fn pool_bounded(_: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
+    d.recheck > Duration::ZERO && d.recheck <= RECHECK_MAX
+}
