@@ -9,4 +9,7 @@
 mod support;
 
 mod control_plane;
+mod http_calls;
+mod http_claim;
+mod http_reads;
 mod spine;
