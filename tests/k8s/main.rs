@@ -10,6 +10,8 @@ mod support;
 
 mod control_plane;
 mod http_calls;
+mod http_changes;
 mod http_claim;
+mod http_races;
 mod http_reads;
 mod spine;
