@@ -92,7 +92,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
     let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
     let memories = Arc::new(Memories::default());
-    let (pools, instances) = start_watches(&process, &pool_queue, &instance_queue, &memories);
+    let (pools, instances, filled) =
+        start_watches(&process, &pool_queue, &instance_queue, &memories);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -117,6 +118,7 @@ pub async fn run(config: Config) -> Result<()> {
             &process,
             (pools, pools_touched, pool_queue),
             (instances, instances_touched, instance_queue),
+            filled,
             memories,
         );
     }
@@ -237,7 +239,7 @@ fn start_watches(
     pool_queue: &Queue<AgentPool>,
     instance_queue: &Queue<AgentInstance>,
     memories: &Arc<Memories>,
-) -> (Store<AgentPool>, Store<AgentInstance>) {
+) -> (Store<AgentPool>, Store<AgentInstance>, [Filled; 2]) {
     let namespace = process.config.namespace.as_deref();
     let queue = pool_queue.clone();
     let (pools, watching) = watch::start(
@@ -247,7 +249,7 @@ fn start_watches(
             queue.push(ObjectRef::from_obj(pool));
         },
     );
-    start_watch(process, "pool watch", pools.clone(), watching);
+    let pools_filled = start_watch(process, "pool watch", pools.clone(), watching);
     let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
     let touched = move |instance: &AgentInstance, gone: bool| {
         if gone {
@@ -262,24 +264,32 @@ fn start_watches(
         watch::trim_instance,
         touched,
     );
-    start_watch(process, "instance watch", instances.clone(), watching);
-    (pools, instances)
+    let instances_filled = start_watch(process, "instance watch", instances.clone(), watching);
+    (pools, instances, [pools_filled, instances_filled])
 }
+
+/// Cancelled when a cache has its first full list. Everybody but the watch's own task waits for this and not for the
+/// store: of several tasks that wait for one store, only the last to ask is woken.
+type Filled = CancellationToken;
 
 fn start_watch<K>(
     process: &Arc<Process>,
     name: &'static str,
     store: Store<K>,
     watching: impl Future<Output = ()> + Send + 'static,
-) where
+) -> Filled
+where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
     let flag = process.ready.part(name);
     let stop = process.shutdown.clone();
+    let told = Filled::new();
+    let tell = told.clone();
     task(process, name, async move {
         let filled = async {
             if store.wait_until_ready().await.is_ok() {
                 flag.set(true);
+                tell.cancel();
             }
             std::future::pending::<()>().await;
         };
@@ -289,6 +299,7 @@ fn start_watch<K>(
             () = stop.cancelled() => {}
         }
     });
+    told
 }
 
 // ---- what the cluster has to have -----------------------------------------------------------------------------
@@ -397,6 +408,7 @@ fn start_controllers(
         Touched<AgentInstance>,
         Queue<AgentInstance>,
     ),
+    [pools_filled, instances_filled]: [Filled; 2],
     memories: Arc<Memories>,
 ) {
     let shared = process.clone();
@@ -427,11 +439,11 @@ fn start_controllers(
         let (pool_store, pools_touched, pool_queue) = pools;
         let (instance_store, instances_touched, instance_queue) = instances;
         let filled = async {
-            pool_store.wait_until_ready().await.is_ok()
-                && instance_store.wait_until_ready().await.is_ok()
+            pools_filled.cancelled().await;
+            instances_filled.cancelled().await;
         };
         tokio::select! {
-            filled = filled => if !filled { return },
+            () = filled => {}
             () = shared.shutdown.cancelled() => return,
         }
         let connect = Connector {

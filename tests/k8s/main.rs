@@ -10,4 +10,9 @@ mod support;
 
 mod control_plane;
 mod demo;
+mod http_calls;
+mod http_changes;
+mod http_claim;
+mod http_races;
+mod http_reads;
 mod spine;
