@@ -64,6 +64,7 @@ async fn make_demo_ends_with_a_claimed_agent_and_demo_down_leaves_nothing() {
     let demo = Demo::new();
     let up = demo.make("demo");
     let text = String::from_utf8_lossy(&up.stdout).into_owned();
+    let progress = String::from_utf8_lossy(&up.stderr).into_owned();
     assert!(
         up.status.success(),
         "{text}\n{}",
@@ -74,8 +75,8 @@ async fn make_demo_ends_with_a_claimed_agent_and_demo_down_leaves_nothing() {
         "the invite: {text}"
     );
     assert!(
-        text.contains("[7/7]") && text.contains("make demo-down"),
-        "progress and what to try: {text}"
+        progress.contains("[7/7]") && text.contains("make demo-down"),
+        "progress and what to try: {progress}{text}"
     );
 
     let api = text
