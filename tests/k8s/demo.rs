@@ -61,6 +61,7 @@ impl Drop for Demo {
 /// acceptance: F02
 #[tokio::test(flavor = "multi_thread")]
 async fn make_demo_ends_with_a_claimed_agent_and_demo_down_leaves_nothing() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let demo = Demo::new();
     let up = demo.make("demo");
     let text = String::from_utf8_lossy(&up.stdout).into_owned();
