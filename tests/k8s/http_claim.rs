@@ -319,7 +319,7 @@ async fn survives(name: &str, harm: Harm, says: &str) {
     world.wait_gone(&other.spec.id).await;
     assert_eq!(
         ids(&world.in_phase(Phase::Claimed).await),
-        [served.spec.id.clone()]
+        std::slice::from_ref(&served.spec.id)
     );
     let new = world.wait_idle(2).await;
     assert!(
@@ -393,7 +393,7 @@ async fn a_bound_agent_is_not_called_but_tainted() {
     fails(&answer, 500, &error, "provision_failed");
     until("the agent is tainted", LONG, || async {
         let tainted = world.in_phase(Phase::Tainted).await;
-        (ids(&tainted) == [taken.spec.id.clone()]).then_some(())
+        (ids(&tainted) == std::slice::from_ref(&taken.spec.id)).then_some(())
     })
     .await;
     let seen = account(&world, &taken).await;
@@ -434,13 +434,13 @@ async fn a_claim_outlives_its_caller() {
     let phases = world.in_phase(Phase::Claiming).await;
     assert_eq!(
         ids(&phases),
-        [called.spec.id.clone()],
+        std::slice::from_ref(&called.spec.id),
         "in the middle of it"
     );
 
     until("the claim is recorded all the same", LONG, || async {
         let claimed = world.in_phase(Phase::Claimed).await;
-        (ids(&claimed) == [called.spec.id.clone()]).then_some(())
+        (ids(&claimed) == std::slice::from_ref(&called.spec.id)).then_some(())
     })
     .await;
     let account = account(&world, &called).await;

@@ -177,11 +177,8 @@ async fn a_mixed_pool(name: &str) -> World {
     let body = json!({"agentName": "Bob", "instructions": "Be brief."});
     let bob = claim(&world, body).await;
     assert_eq!(bob.status, 200, "{}", bob.text);
-    let service = world
-        .instance(&text(&bob.body, "instanceId"))
-        .await
-        .unwrap();
-    let service = service.spec.provider_name;
+    let id = text(&bob.body, "instanceId");
+    let service = service_id(&world.instance(&id).await.unwrap());
     world
         .sim
         .force(json!({"service": service, "deployment": {"status": "CRASHED"}}))
@@ -386,7 +383,7 @@ async fn every_other_route_needs_the_key() {
     let now = world.list().await;
     assert_eq!(
         ids(&now),
-        [instance.spec.id.clone()],
+        std::slice::from_ref(&instance.spec.id),
         "none came, none went"
     );
     assert_eq!(now[0].spec, instance.spec, "none was claimed");

@@ -194,7 +194,10 @@ async fn record(
         );
         *object = written;
         ctx.memories.with(object, |m| {
-            m.written = ctx.clock.monotonic();
+            // Only a step changes what a listing can tell; a condition does not.
+            if matches!(decision.action, Action::Record(_)) {
+                m.recorded = ctx.clock.monotonic();
+            }
             m.failures = if evidence.trouble.is_some() {
                 m.failures
             } else {

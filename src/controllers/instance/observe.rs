@@ -182,7 +182,7 @@ pub(super) fn listed(
         Some(resource) => Listed::Present(Box::new(resource.clone())),
         // A listing cannot tell of what came after it was begun, nor of what it may still lag behind.
         None => {
-            let written = ctx.memories.with(object, |m| m.written);
+            let recorded = ctx.memories.with(object, |m| m.recorded);
             let lag = if object
                 .status
                 .as_ref()
@@ -192,7 +192,7 @@ pub(super) fn listed(
             } else {
                 Duration::ZERO
             };
-            if snapshot.begun > written + lag {
+            if snapshot.begun > recorded + lag {
                 Listed::Absent
             } else {
                 Listed::Unknown
