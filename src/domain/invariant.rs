@@ -293,7 +293,7 @@ fn creating<'a>(v: &pool::view::View<'a>) -> &'a [String] {
 }
 
 fn listable(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
-    d.create.is_empty() || creating(v).len() + d.create.len() <= pool::decide::CREATING_MAX
+    d.create.is_empty() || v.unseen().len() + d.create.len() <= pool::decide::CREATING_MAX
 }
 
 fn new_ids(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {

@@ -97,7 +97,7 @@ pub fn decide(view: &View<'_>) -> Decision {
     let deficit =
         (spec.min_idle - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
     let blocked = blocked(view, &decision.breaker);
-    let slots = i32::try_from(CREATING_MAX.saturating_sub(creating(view))).unwrap_or(0);
+    let slots = i32::try_from(CREATING_MAX.saturating_sub(unseen)).unwrap_or(0);
     let mut ids = view.fresh_ids.iter().cloned();
 
     let automatic = if blocked.is_none() && !spec.paused.contains(&Pausable::Refill) {
@@ -112,10 +112,6 @@ pub fn decide(view: &View<'_>) -> Decision {
     decision.at_capacity = room <= i32::try_from(decision.create.len()).unwrap_or(i32::MAX);
     summarise(view, &counts, deficit, room, blocked, &mut decision);
     decision
-}
-
-fn creating(view: &View<'_>) -> usize {
-    view.pool.status.as_ref().map_or(0, |s| s.creating.len())
 }
 
 /// What keeps every creation back, with the reason and words for people.
@@ -381,3 +377,7 @@ fn drain_for_deletion(view: &View<'_>) -> Decision {
         ..Decision::default()
     }
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

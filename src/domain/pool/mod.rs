@@ -3,3 +3,8 @@
 pub mod decide;
 pub mod status;
 pub mod view;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod leaders_tests;

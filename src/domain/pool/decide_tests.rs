@@ -1,0 +1,446 @@
+//! How many are created and which are deleted: by name, and for any pool.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::super::fixture::{World, member, world};
+use super::*;
+use crate::domain::invariant::pool_broken;
+use crate::domain::plan::{Class, Trouble};
+
+fn creates(world: &World) -> usize {
+    let decision = world.decide();
+    assert_eq!(pool_broken(&world.view(), &decision), Vec::<&str>::new());
+    decision.create.len()
+}
+
+fn trouble(reason: Reason) -> Trouble {
+    Trouble {
+        class: Class::Transient,
+        reason,
+        message: "m".into(),
+        retry_after: None,
+    }
+}
+
+// ---- how many -------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_pool_is_filled_to_its_minimum_and_no_further() {
+    let of = |phase, n| creates(&world(json!({"minIdle": 3})).with(phase, n));
+    assert_eq!([0, 1, 2, 3, 4].map(|n| of(Phase::Idle, n)), [3, 2, 1, 0, 0]);
+    assert_eq!(
+        [0, 1, 2, 3, 4].map(|n| of(Phase::Provisioning, n)),
+        [3, 2, 1, 0, 0]
+    );
+    for elsewhere in Phase::ALL {
+        if !matches!(elsewhere, Phase::Idle | Phase::Provisioning) {
+            assert_eq!(of(elsewhere, 7), 3, "{elsewhere}");
+        }
+    }
+}
+
+#[test]
+fn what_is_listed_as_being_created_counts() {
+    let mut world = world(json!({"minIdle": 3, "maxTotal": 3}));
+    world.status().creating = vec!["a".into(), "b".into()];
+    assert_eq!(creates(&world), 1);
+    // Its object is there: it counts once, not twice.
+    world.members.push(member("a", Phase::Provisioning));
+    assert_eq!(creates(&world), 1);
+    world.members[0].phase = Phase::Claimed;
+    assert_eq!(creates(&world), 1, "room for one: 3, less a and b");
+}
+
+#[test]
+fn the_total_is_never_exceeded() {
+    let of = |phase, n| {
+        let world = world(json!({"minIdle": 5, "maxTotal": 6})).with(phase, n);
+        (creates(&world), world.decide().at_capacity)
+    };
+    assert_eq!(of(Phase::Claimed, 4), (2, true));
+    assert_eq!(of(Phase::Claimed, 6), (0, true));
+    assert_eq!(of(Phase::Claimed, 60), (0, true));
+    assert_eq!(of(Phase::Sleeping, 5), (1, true));
+    // These are not paid for, or no longer.
+    for free in [
+        Phase::Crashed,
+        Phase::Dead,
+        Phase::Tainted,
+        Phase::Terminating,
+    ] {
+        assert_eq!(of(free, 60), (5, false), "{free}");
+    }
+    let none = world(json!({"minIdle": 5, "maxTotal": 0}));
+    assert_eq!(none.decide().reason, Some(Reason::MaxTotalReached));
+    assert_eq!(creates(&none), 0);
+}
+
+#[test]
+fn lowering_the_minimum_deletes_nothing() {
+    let decision = world(json!({"minIdle": 0})).with(Phase::Idle, 9).decide();
+    assert!(decision.delete.is_empty() && decision.create.is_empty() && decision.ready);
+}
+
+#[test]
+fn deciding_again_creates_nothing_more() {
+    let mut world = world(json!({"minIdle": 7, "maxTotal": 9})).request("r", "Replenish", Some(1));
+    assert_eq!(world.pass().create.len(), 8);
+    for _ in 0..3 {
+        let again = world.pass();
+        assert!(
+            again.create.is_empty() && again.answers.is_empty(),
+            "{again:?}"
+        );
+    }
+    world.create();
+    assert!(world.pass().create.is_empty());
+    assert!(world.status().creating.is_empty());
+    assert_eq!(world.members.len(), 8);
+}
+
+#[test]
+fn a_large_pool_is_filled_in_parts() {
+    let mut world = world(json!({"minIdle": 120}));
+    let mut parts = vec![];
+    for _ in 0..4 {
+        parts.push(world.pass().create.len());
+        assert!(
+            world.pass().create.is_empty(),
+            "the list is full, or the pool"
+        );
+        world.create();
+    }
+    assert_eq!(parts, [50, 50, 20, 0]);
+}
+
+// ---- what holds back ------------------------------------------------------------------------------------------
+
+#[test]
+fn whatever_holds_creations_back_says_so() {
+    let base = || world(json!({}));
+    let mut cases: Vec<(World, Reason)> = vec![];
+    let mut add = |reason, change: &dyn Fn(&mut World)| {
+        let mut world = base();
+        change(&mut world);
+        cases.push((world, reason));
+    };
+    add(Reason::Pending, &|w| w.provider = ProviderHealth::Pending);
+    add(Reason::Pending, &|w| w.revision = None);
+    add(Reason::NotSupported, &|w| w.unsupported = Some("no".into()));
+    add(Reason::InvalidSpec, &|w| {
+        w.status().release = Some("theirs".into())
+    });
+    add(Reason::CredentialsInvalid, &|w| {
+        w.provider = ProviderHealth::Trouble(trouble(Reason::CredentialsInvalid))
+    });
+    add(Reason::ProviderUnavailable, &|w| {
+        w.provider =
+            ProviderHealth::Degraded(Default::default(), trouble(Reason::ProviderUnavailable));
+    });
+    cases.push((
+        world(json!({"replacement": "OneForOne"})),
+        Reason::NotSupported,
+    ));
+    cases.push((world(json!({"paused": ["Refill"]})), Reason::Paused));
+    for (world, reason) in cases {
+        assert_eq!((creates(&world), world.decide().reason), (0, Some(reason)));
+        // With stock too, except that a pause is then no news.
+        let decision = world.with(Phase::Idle, 3).decide();
+        assert!(decision.ready && decision.create.is_empty());
+    }
+}
+
+#[test]
+fn a_pause_holds_refills_but_not_requests() {
+    let world = world(json!({"paused": ["Refill"]})).request("r", "Replenish", Some(2));
+    assert_eq!(creates(&world), 2);
+}
+
+// ---- the breaker ----------------------------------------------------------------------------------------------
+
+fn failing(n: usize) -> World {
+    let mut world =
+        world(json!({"minIdle": 3, "circuitBreaker": {"failures": 3, "backoffSeconds": 60}}));
+    for i in 0..n {
+        let mut failed = member(&format!("x{i}"), Phase::Dead);
+        failed.creation_failed = Some("no image".into());
+        world.members.push(failed);
+    }
+    world
+}
+
+#[test]
+fn the_breaker_opens_at_its_number_and_counts_each_failure_once() {
+    let mut few = failing(2);
+    assert_eq!(few.pass().create.len(), 3);
+    let mut world = failing(3);
+    for _ in 0..3 {
+        let decision = world.pass();
+        assert_eq!(decision.breaker.failures, 3);
+        assert!(decision.create.is_empty() && decision.breaker.is_open(world.now));
+        assert_eq!(decision.reason, Some(Reason::CreationsFailing));
+        assert!(
+            decision.message.contains("no image"),
+            "{}",
+            decision.message
+        );
+    }
+}
+
+#[test]
+fn more_failures_than_can_be_listed_are_not_counted_again() {
+    let mut world = failing(80);
+    let first = world.pass().breaker;
+    assert_eq!((first.failures, first.counted.len()), (50, 50));
+    world.later(5);
+    assert_eq!(world.pass().breaker, first);
+}
+
+#[test]
+fn the_breaker_lets_one_more_try_through_and_closes_when_stock_is_back() {
+    let mut world = failing(3);
+    world.pass();
+    world.later(59);
+    assert!(world.pass().create.is_empty());
+    world.later(1);
+    world.members.clear();
+    assert_eq!(world.pass().create.len(), 3, "the pause is over");
+    // The next failure opens it again at once.
+    let mut again = world.clone();
+    again.create();
+    again.members[0].phase = Phase::Dead;
+    again.members[0].creation_failed = Some("still none".into());
+    assert!(again.pass().breaker.is_open(again.now));
+    // Stock closes it.
+    world.create();
+    world.members.iter_mut().for_each(|m| m.phase = Phase::Idle);
+    let decision = world.pass();
+    assert_eq!(decision.breaker, Breaker::default());
+    assert!(world.status().breaker.is_none());
+}
+
+#[test]
+fn an_open_breaker_is_looked_at_when_it_is_over() {
+    let mut world = failing(3);
+    world.pass();
+    world.later(50);
+    let recheck = world.pass().recheck;
+    assert_eq!(recheck, Duration::from_millis(10_100));
+}
+
+// ---- requests -------------------------------------------------------------------------------------------------
+
+#[test]
+fn replenish_is_lenient_in_its_count_and_capped_by_the_total() {
+    let ask = |spec, count| {
+        let world = world(spec)
+            .with(Phase::Idle, 3)
+            .request("r", "Replenish", count);
+        let decision = world.decide();
+        assert_eq!(pool_broken(&world.view(), &decision), Vec::<&str>::new());
+        let answer = decision.answers[0].clone();
+        assert_eq!(answer.ids, decision.create);
+        (answer.count, answer.capped, answer.error.is_empty())
+    };
+    let open = || json!({});
+    assert_eq!(ask(open(), None), (Some(1), false, true));
+    assert_eq!(ask(open(), Some(-4)), (Some(0), false, true));
+    assert_eq!(ask(open(), Some(20)), (Some(20), false, true));
+    assert_eq!(ask(open(), Some(1_000_000)), (Some(20), false, true));
+    assert_eq!(ask(json!({"maxTotal": 5}), Some(4)), (Some(2), true, true));
+    assert_eq!(ask(json!({"maxTotal": 3}), Some(4)), (Some(0), true, true));
+    assert_eq!(
+        ask(json!({"replacement": "OneForOne"}), Some(4)),
+        (Some(0), false, false)
+    );
+}
+
+#[test]
+fn replenish_comes_on_top_of_the_refill_and_shares_its_room() {
+    let world = world(json!({"minIdle": 3, "maxTotal": 4}))
+        .request("a", "Replenish", Some(2))
+        .request("b", "Replenish", Some(1));
+    let decision = world.decide();
+    let counts: Vec<_> = decision
+        .answers
+        .iter()
+        .map(|a| (a.count, a.capped))
+        .collect();
+    assert_eq!(
+        (decision.create.len(), counts),
+        (4, vec![(Some(1), true), (Some(0), true)])
+    );
+}
+
+#[test]
+fn a_request_is_answered_once_and_done_when_its_objects_exist() {
+    let mut world = world(json!({"minIdle": 0}))
+        .request("r", "Replenish", Some(2))
+        .request("c", "Cycle", None);
+    assert_eq!(world.pass().answers.len(), 1, "the cycle is under way");
+    assert_eq!(world.status().requests["r"].state, "Running");
+    world.create();
+    assert!(world.pass().answers.is_empty());
+    assert_eq!(world.status().requests["r"].state, "Done");
+    world.progress.finished.insert(
+        "c".into(),
+        Finished {
+            count: Some(7),
+            ..Finished::default()
+        },
+    );
+    assert_eq!(world.pass().answers.len(), 1);
+    assert_eq!(world.status().requests["c"].count, Some(7));
+    assert!(world.pass().answers.is_empty());
+    // Kept while the request is there, and ten minutes after it.
+    world.later(3_600);
+    world.pass();
+    assert_eq!(world.status().requests.len(), 2);
+    world.requests.clear();
+    world.pass();
+    assert!(world.status().requests.is_empty());
+}
+
+// ---- the end --------------------------------------------------------------------------------------------------
+
+fn one_of_each(policy: &str) -> World {
+    let mut world = world(json!({"deletionPolicy": policy}));
+    for phase in Phase::ALL {
+        world.members.push(member(phase.as_str(), phase));
+        let mut kept = member(&format!("{phase}-kept"), phase);
+        kept.protected = true;
+        world.members.push(kept);
+    }
+    world.deleted()
+}
+
+#[test]
+fn a_pool_that_goes_leaves_what_is_in_use_unless_it_is_told_otherwise() {
+    let deleted = |policy| {
+        let world = one_of_each(policy);
+        let decision = world.decide();
+        assert_eq!(pool_broken(&world.view(), &decision), Vec::<&str>::new());
+        assert!(!decision.remove_finalizer && decision.create.is_empty());
+        decision.delete
+    };
+    let orphaned =
+        ["Provisioning", "Idle", "Sleeping", "Tainted", "Dead"].map(|p| format!("agent-{p}"));
+    assert_eq!(deleted("Orphan"), orphaned);
+    assert_eq!(
+        deleted("Destroy").len(),
+        Phase::ALL.len() - 1,
+        "all but the one that is going"
+    );
+}
+
+#[test]
+fn a_pool_goes_when_everything_that_goes_has_gone() {
+    let mut world = world(json!({}))
+        .with(Phase::Claimed, 2)
+        .with(Phase::Terminating, 1)
+        .deleted();
+    assert!(!world.decide().remove_finalizer);
+    world.members.retain(|m| m.phase != Phase::Terminating);
+    assert!(world.decide().remove_finalizer);
+    world.status().creating = vec!["a".into()];
+    assert!(!world.decide().remove_finalizer, "one may be on its way");
+}
+
+// ---- any pool -------------------------------------------------------------------------------------------------
+
+fn any_member() -> impl Strategy<Value = (Phase, bool, bool)> {
+    (
+        proptest::sample::select(Phase::ALL.to_vec()),
+        any::<bool>(),
+        any::<bool>(),
+    )
+}
+
+fn any_request() -> impl Strategy<Value = (&'static str, Option<i32>)> {
+    let kinds = vec!["Replenish", "Cycle", "Reconcile", "Recheck"];
+    (
+        proptest::sample::select(kinds),
+        proptest::option::of(-2..40i32),
+    )
+}
+
+prop_compose! {
+    fn any_world()(
+        min in 0..70i32,
+        max in proptest::option::of(0..90i32),
+        members in proptest::collection::vec(any_member(), 0..40),
+        creating in 0..50usize,
+        seen in 0..50usize,
+        requests in proptest::collection::vec(any_request(), 0..5),
+        answered in 0..5usize,
+        health in 0..8u8,
+        flags in any::<u8>(),
+    ) -> World {
+        let bit = |n: u8| flags >> n & 1 == 1;
+        let paused = if bit(0) { json!(["Refill"]) } else { json!([]) };
+        let policy = if bit(1) { "Destroy" } else { "Orphan" };
+        let mut spec = json!({"minIdle": min, "paused": paused, "deletionPolicy": policy});
+        if let Some(max) = max {
+            spec["maxTotal"] = json!(max);
+        }
+        let mut world = world(spec);
+        for (i, (phase, protected, failed)) in members.into_iter().enumerate() {
+            let mut one = member(&format!("m{i}"), phase);
+            one.protected = protected;
+            one.creation_failed = (failed && phase == Phase::Dead).then(|| "why".to_owned());
+            world.members.push(one);
+        }
+        let listed = (0..creating).map(|i| if i < seen { format!("m{i}") } else { format!("c{i}") });
+        world.status().creating = listed.collect();
+        for (i, (kind, count)) in requests.into_iter().enumerate() {
+            world = world.request(&format!("r{i}"), kind, count);
+        }
+        for i in 0..answered {
+            world.progress.finished.insert(format!("r{i}"), Finished::default());
+        }
+        match health {
+            0 => world.provider = ProviderHealth::Pending,
+            1 => world.provider = ProviderHealth::Trouble(trouble(Reason::RateLimited)),
+            2 => world.revision = None,
+            _ => {}
+        }
+        if bit(2) && bit(3) { world.deleted() } else { world }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_rule_holds_for_any_pool_and_deciding_again_changes_nothing(world in any_world()) {
+        let mut world = world;
+        let decision = world.pass();
+        // Against the view that it was decided on: the draw is the same, the status is not.
+        let again = world.pass();
+        prop_assert!(again.create.is_empty() || decision.create.len() + world.view().unseen().len() >= CREATING_MAX, "{again:?}");
+        prop_assert!(again.answers.is_empty(), "{again:?}");
+        prop_assert_eq!(again.breaker, decision.breaker);
+    }
+
+    #[test]
+    fn no_rule_is_broken_over_a_whole_life(world in any_world(), deaths in proptest::collection::vec(0..60usize, 0..12)) {
+        let mut world = world;
+        for death in deaths {
+            world.draw();
+            let decision = world.decide();
+            prop_assert_eq!(pool_broken(&world.view(), &decision), Vec::<&str>::new(), "{:?}", decision);
+            world.pass();
+            world.create();
+            let goes = decision.delete;
+            world.members.retain(|m| !goes.contains(&m.object));
+            if let Some(m) = world.members.get_mut(death) {
+                m.phase = [Phase::Idle, Phase::Claimed, Phase::Dead][death % 3];
+                m.creation_failed = (m.phase == Phase::Dead).then(|| "why".to_owned());
+            }
+            world.later(40);
+        }
+    }
+}
