@@ -9,4 +9,6 @@
 mod support;
 
 mod control_plane;
+mod lifecycle;
+mod railway;
 mod spine;
