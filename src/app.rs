@@ -92,7 +92,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
     let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
     let memories = Arc::new(Memories::default());
-    let (pools, instances) = start_watches(&process, &pool_queue, &instance_queue, &memories);
+    let (pools, instances, filled) =
+        start_watches(&process, &pool_queue, &instance_queue, &memories);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -118,6 +119,7 @@ pub async fn run(config: Config) -> Result<()> {
             (pools, pools_touched, pool_queue),
             (instances, instances_touched, instance_queue),
             memories,
+            filled,
         );
     }
     until_told(&process).await;
@@ -237,7 +239,7 @@ fn start_watches(
     pool_queue: &Queue<AgentPool>,
     instance_queue: &Queue<AgentInstance>,
     memories: &Arc<Memories>,
-) -> (Store<AgentPool>, Store<AgentInstance>) {
+) -> (Store<AgentPool>, Store<AgentInstance>, Filled) {
     let namespace = process.config.namespace.as_deref();
     let queue = pool_queue.clone();
     let (pools, watching) = watch::start(
@@ -247,7 +249,7 @@ fn start_watches(
             queue.push(ObjectRef::from_obj(pool));
         },
     );
-    start_watch(process, "pool watch", pools.clone(), watching);
+    let pools_filled = start_watch(process, "pool watch", pools.clone(), watching);
     let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
     let touched = move |instance: &AgentInstance, gone: bool| {
         if gone {
@@ -262,24 +264,32 @@ fn start_watches(
         watch::trim_instance,
         touched,
     );
-    start_watch(process, "instance watch", instances.clone(), watching);
-    (pools, instances)
+    let filled = start_watch(process, "instance watch", instances.clone(), watching);
+    (pools, instances, [pools_filled, filled])
 }
+
+/// Cancelled, each, when its watch has seen everything that there was. A store itself wakes only the last of those
+/// who wait for it (kube's `DelayedInit` is a oneshot underneath): here everybody may wait.
+type Filled = [CancellationToken; 2];
 
 fn start_watch<K>(
     process: &Arc<Process>,
     name: &'static str,
     store: Store<K>,
     watching: impl Future<Output = ()> + Send + 'static,
-) where
+) -> CancellationToken
+where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
     let flag = process.ready.part(name);
+    let is_filled = CancellationToken::new();
+    let tell = is_filled.clone();
     let stop = process.shutdown.clone();
     task(process, name, async move {
         let filled = async {
             if store.wait_until_ready().await.is_ok() {
                 flag.set(true);
+                tell.cancel();
             }
             std::future::pending::<()>().await;
         };
@@ -289,6 +299,7 @@ fn start_watch<K>(
             () = stop.cancelled() => {}
         }
     });
+    is_filled
 }
 
 // ---- what the cluster has to have -----------------------------------------------------------------------------
@@ -347,9 +358,15 @@ async fn cluster_id(process: &Process) -> Result<String, String> {
         return Ok(id.clone());
     }
     let api: Api<Namespace> = Api::all(process.client.clone());
-    let found = api.get("kube-system").await.map_err(|e| {
-        format!("the cluster's id cannot be read from namespace kube-system (set --cluster-id / AGENTPOOL_CLUSTER_ID): {e}")
-    })?;
+    let told = |why: String| {
+        format!(
+            "the cluster's id cannot be read from namespace kube-system (set --cluster-id / AGENTPOOL_CLUSTER_ID): {why}"
+        )
+    };
+    let found = tokio::time::timeout(RETRY * 5, api.get("kube-system"))
+        .await
+        .map_err(|_| told("the API server does not answer".to_owned()))?
+        .map_err(|e| told(e.to_string()))?;
     found
         .metadata
         .uid
@@ -398,6 +415,7 @@ fn start_controllers(
         Queue<AgentInstance>,
     ),
     memories: Arc<Memories>,
+    filled: Filled,
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
@@ -426,13 +444,11 @@ fn start_controllers(
         };
         let (pool_store, pools_touched, pool_queue) = pools;
         let (instance_store, instances_touched, instance_queue) = instances;
-        let filled = async {
-            pool_store.wait_until_ready().await.is_ok()
-                && instance_store.wait_until_ready().await.is_ok()
-        };
-        tokio::select! {
-            filled = filled => if !filled { return },
-            () = shared.shutdown.cancelled() => return,
+        for watch in &filled {
+            tokio::select! {
+                () = watch.cancelled() => {}
+                () = shared.shutdown.cancelled() => return,
+            }
         }
         let connect = Connector {
             transport,

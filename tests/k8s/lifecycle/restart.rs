@@ -6,6 +6,7 @@ use agentpool::domain::instance::phase::Phase;
 use serde_json::{Value, json};
 
 use super::{host, millis, replenish_one};
+use crate::support::operator::Operator;
 use crate::support::wait::{LONG, holds, until};
 use crate::support::world::{POOL, SPEED, World};
 
@@ -110,4 +111,27 @@ async fn killed_and_restarted_it_shows_what_it_showed() {
     assert_eq!(world.claim("Cleo").await.status, 200);
     assert!(idle.iter().any(|i| !host(i).is_empty()));
     world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_start_at_the_same_moment_all_begin_to_work() {
+    let world = World::bare("crowd").await;
+    let environment = world.environment(&[]);
+    // Slowed down by each other, they come to wait for their watches before these are filled.
+    let starts: Vec<_> = (0..10)
+        .map(|_| {
+            let environment = environment.clone();
+            tokio::task::spawn_blocking(move || Operator::start("controller", &environment))
+        })
+        .collect();
+    let mut all = vec![];
+    for start in starts {
+        all.push(start.await.unwrap());
+    }
+    for operator in &all {
+        until("it reconciles", Duration::from_secs(20), || async {
+            operator.log().contains("reconciling pools=").then_some(())
+        })
+        .await;
+    }
 }
