@@ -231,18 +231,24 @@ async fn both_dialects_are_waited_for_and_claimed() {
         world
             .create_pool(POOL, json!({"minIdle": 1, "tickIntervalSeconds": 600}))
             .await;
-        let idle = until("idle", LONG, || async {
-            let ready = world.sim.state("agents").await["instances"].clone();
-            let instance = world.list().await.into_iter().next()?;
-            let idle = phase_of(&instance) == Phase::Idle;
-            let agent = ready.as_object().unwrap().values().next();
-            assert!(!idle || agent.is_some(), "idle without an agent");
-            idle.then_some(instance)
+        // Its container runs and it is not ready: it is waited for.
+        until("the agent boots", LONG, || async {
+            let all = world.sim.state("agents").await["instances"].clone();
+            let agent = all.as_object()?.values().next()?.clone();
+            (agent["alive"] == true && agent["ready"] == false).then_some(())
         })
         .await;
+        let booting = world.list().await.remove(0);
+        assert_eq!(phase_of(&booting), Phase::Provisioning);
+        let agents = world.sim.state("agents").await["instances"].clone();
+        assert_eq!(
+            agents.as_object().unwrap().values().next().unwrap()["ready"],
+            false
+        );
+        let idle = world.wait_idle(1).await.remove(0);
+        assert_eq!(idle.spec.id, booting.spec.id);
         let calls = world.sim.calls("agents").await;
-        let polls: Vec<_> = calls.iter().filter(|c| c["path"] == polled).collect();
-        assert!(polls.len() > 1, "asked until it was ready: {calls:#?}");
+        assert!(calls.iter().any(|c| c["path"] == polled), "{calls:#?}");
         let agent = world.sim.state("agents").await["instances"][host(&idle)].clone();
         assert_eq!(
             (&agent["ready"], &agent["bound"]),

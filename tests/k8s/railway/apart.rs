@@ -114,9 +114,20 @@ async fn pools_of_different_environments_never_touch_each_other() {
         }
     }
     assert!(checked >= 9 * 3, "{checked}");
+    // Railway shows a service in every environment of its project; it runs and is reached in its own only.
     for service in state("").await {
-        let instances = service["instances"].as_array().unwrap();
-        assert_eq!(instances.len(), 1, "in one environment only: {service}");
+        let code = owner[service["id"].as_str().unwrap()];
+        let own = &pools.iter().find(|p| p.0 == code).unwrap().3;
+        for instance in service["instances"].as_array().unwrap() {
+            let count = usize::from(instance["environmentId"] == json!(own));
+            for key in ["deployments", "domains"] {
+                assert_eq!(
+                    instance[key].as_array().map(Vec::len),
+                    Some(count),
+                    "{key}: {service}"
+                );
+            }
+        }
     }
     world.finish().await;
 }
@@ -124,15 +135,18 @@ async fn pools_of_different_environments_never_touch_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_without_our_mark_is_never_touched() {
     let world = World::bare("foreign").await;
-    // Called as ours are: one before any pool, one under a name that looks like an instance's.
-    let foreign = |name: &str, mark: Value| {
-        json!({"name": name, "projectId": PROJECT, "image": "nginx",
-            "variables": {"A": "1", "AGENTPOOL_OWNER": mark}, "deploy": true, "domain": true})
+    // Called as ours are; one with the mark of another installation, one without any.
+    let foreign = |name: &str, mark: &str| {
+        let mut variables = json!({"A": "1", "GATEWAY_TOKEN": "t", "OPENROUTER_API_KEY": "k"});
+        if !mark.is_empty() {
+            variables["AGENTPOOL_OWNER"] = json!(mark);
+        }
+        json!({"name": name, "projectId": PROJECT, "image": "nginx", "variables": variables, "deploy": true, "domain": true})
     };
     let names = ["convos-agent-stg-000000000000", "convos-agent-stg-manager"];
     let services = [
-        foreign(names[0], json!("other-cluster/other/000000000000")),
-        json!({"name": names[1], "projectId": PROJECT, "image": "nginx", "deploy": true, "domain": true}),
+        foreign(names[0], "other-cluster/other/000000000000"),
+        foreign(names[1], ""),
     ];
     world
         .sim
