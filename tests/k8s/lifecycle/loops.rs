@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentpool::domain::instance::phase::{Phase, phase_of};
 use kube::api::ListParams;
@@ -142,10 +142,14 @@ async fn every_running_agent_is_probed_each_tick_side_by_side() {
 
     // While it is being claimed an agent is left alone.
     world.sim.heal("agents").await;
-    let create = json!({"defaults": {"status": 0, "create": millis(5000)}});
-    world.sim.set("agents", create).await;
+    // A join may take long; the wrapper itself gives up a creation after 10 s, which are short here.
+    let join = json!({"defaults": {"status": 0, "join": millis(2800)}});
+    world.sim.set("agents", join).await;
+    world.patch_pool(json!({"tickIntervalSeconds": 1})).await;
     ticks(&world, 4).await;
-    let claim = world.claim("Ada");
+    let link = "https://dev.convos.org/v2?i=abc";
+    let body = json!({"agentName": "Ada", "instructions": "Be kind.", "joinUrl": link});
+    let claim = world.call(Method::POST, "/api/pool/claim", body);
     let watch = async {
         let claiming = until("claiming", LONG, || async {
             world.in_phase(Phase::Claiming).await.into_iter().next()
@@ -161,17 +165,16 @@ async fn every_running_agent_is_probed_each_tick_side_by_side() {
             Some(at(&call))
         })
         .await;
-        ticks(&world, 2).await;
-        assert_eq!(
-            phase_of(&world.instance(&claiming.spec.id).await.unwrap()),
-            Phase::Claiming
-        );
-        let during = probes(&world, called + 1).await;
-        assert_eq!(during.get(&host(&claiming)), None, "not while claiming");
         let left_alone = host(&claiming);
-        for other in hosts.iter().chain([&hung]).filter(|h| **h != left_alone) {
-            assert!(during.contains_key(other), "{other} is: {during:?}");
-        }
+        let during = until("the others are probed", LONG, || async {
+            let seen = probes(&world, called + 1).await;
+            let mut others = hosts.iter().chain([&hung]).filter(|h| **h != left_alone);
+            others.all(|h| seen.contains_key(h)).then_some(seen)
+        })
+        .await;
+        let still = world.instance(&claiming.spec.id).await.unwrap();
+        assert_eq!(phase_of(&still), Phase::Claiming, "all that while");
+        assert_eq!(during.get(&left_alone), None, "not while claiming");
     };
     let (answer, ()) = tokio::join!(claim, watch);
     assert_eq!(answer.status, 200, "{}", answer.text);
@@ -244,7 +247,5 @@ async fn the_maximum_is_never_exceeded() {
     let samples = sampler.await.unwrap();
     assert!(samples > 100, "sampled all along: {samples}");
     assert_eq!(most.load(Ordering::Relaxed), 4);
-    let started = Instant::now();
     world.finish().await;
-    assert!(started.elapsed() < LONG);
 }

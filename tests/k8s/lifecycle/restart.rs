@@ -5,7 +5,7 @@ use std::time::Duration;
 use agentpool::domain::instance::phase::Phase;
 use serde_json::{Value, json};
 
-use super::{host, millis, replenish_one};
+use super::{millis, replenish_one};
 use crate::support::operator::Operator;
 use crate::support::wait::{LONG, holds, until};
 use crate::support::world::{POOL, SPEED, World};
@@ -59,12 +59,8 @@ async fn killed_and_restarted_it_shows_what_it_showed() {
     }
     // One of each kind: idle, claimed, crashed, starting.
     let claimed = world.in_phase(Phase::Claimed).await;
-    let name = world.sim.live_services().await;
-    let service = name
-        .iter()
-        .find(|s| s["id"] == super::service_id(&claimed[0]))
-        .unwrap();
-    let crash = json!({"service": service["id"], "deployment": {"status": "CRASHED"}});
+    let service = super::service_id(&claimed[0]);
+    let crash = json!({"service": service, "deployment": {"status": "CRASHED"}});
     world.sim.force(crash).await;
     world.wait_count("crashed", 1).await;
     let boot = json!({"defaults": {"boot": millis(3_600_000)}});
@@ -95,12 +91,13 @@ async fn killed_and_restarted_it_shows_what_it_showed() {
     let services = world.sim.services_ever().await.len();
     world.operator().kill();
     world.start_operator(&[]);
-    let after = until("the API answers", LONG, || async {
-        let answer = world.get("/api/pool/status").await;
-        (answer.status == 200).then_some(())
-    });
-    after.await;
-    assert_eq!(shown(&world).await, before, "in its first answer");
+    let ready = format!("{}/readyz", world.operator().operations);
+    until("it is ready", LONG, || async {
+        let answer = reqwest::get(&ready).await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    assert_eq!(shown(&world).await, before, "from its first answer on");
     holds("it stays so", Duration::from_secs(3), || async {
         shown(&world).await == before
     })
@@ -108,8 +105,9 @@ async fn killed_and_restarted_it_shows_what_it_showed() {
     assert_eq!(world.sim.services_ever().await.len(), services);
     // And the stock is still stock.
     let idle = world.in_phase(Phase::Idle).await;
-    assert_eq!(world.claim("Cleo").await.status, 200);
-    assert!(idle.iter().any(|i| !host(i).is_empty()));
+    let answer = world.claim("Cleo").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    assert!(idle.iter().any(|i| answer.body["instanceId"] == i.spec.id));
     world.finish().await;
 }
 
