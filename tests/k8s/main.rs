@@ -15,4 +15,6 @@ mod http_changes;
 mod http_claim;
 mod http_races;
 mod http_reads;
+mod lifecycle;
+mod railway;
 mod spine;
