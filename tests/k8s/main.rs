@@ -8,5 +8,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod columns;
 mod control_plane;
+mod crd_instance;
+mod crd_pool;
+mod crd_pool_rules;
+mod schema;
+mod settings;
 mod spine;
+mod start;
