@@ -18,6 +18,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,7 +93,9 @@ pub async fn run(config: Config) -> Result<()> {
     let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
     let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
     let memories = Arc::new(Memories::default());
-    let (pools, instances) = start_watches(&process, &pool_queue, &instance_queue, &memories);
+    let filled = Filled::default();
+    let (pools, instances) =
+        start_watches(&process, &pool_queue, &instance_queue, &memories, &filled);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -118,6 +121,7 @@ pub async fn run(config: Config) -> Result<()> {
             (pools, pools_touched, pool_queue),
             (instances, instances_touched, instance_queue),
             memories,
+            filled,
         );
     }
     until_told(&process).await;
@@ -232,11 +236,28 @@ async fn until_told(process: &Arc<Process>) {
 
 // ---- watches --------------------------------------------------------------------------------------------------
 
+/// Whether the stores have had their first list.
+///
+/// `Store::wait_until_ready` wakes only the last of several waiters, so one task waits for each store and tells here.
+#[derive(Default)]
+struct Filled {
+    pools: Arc<SetOnce<()>>,
+    instances: Arc<SetOnce<()>>,
+}
+
+impl Filled {
+    async fn wait(&self) {
+        self.pools.wait().await;
+        self.instances.wait().await;
+    }
+}
+
 fn start_watches(
     process: &Arc<Process>,
     pool_queue: &Queue<AgentPool>,
     instance_queue: &Queue<AgentInstance>,
     memories: &Arc<Memories>,
+    filled: &Filled,
 ) -> (Store<AgentPool>, Store<AgentInstance>) {
     let namespace = process.config.namespace.as_deref();
     let queue = pool_queue.clone();
@@ -247,7 +268,13 @@ fn start_watches(
             queue.push(ObjectRef::from_obj(pool));
         },
     );
-    start_watch(process, "pool watch", pools.clone(), watching);
+    start_watch(
+        process,
+        "pool watch",
+        pools.clone(),
+        watching,
+        &filled.pools,
+    );
     let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
     let touched = move |instance: &AgentInstance, gone: bool| {
         if gone {
@@ -262,7 +289,13 @@ fn start_watches(
         watch::trim_instance,
         touched,
     );
-    start_watch(process, "instance watch", instances.clone(), watching);
+    start_watch(
+        process,
+        "instance watch",
+        instances.clone(),
+        watching,
+        &filled.instances,
+    );
     (pools, instances)
 }
 
@@ -271,15 +304,18 @@ fn start_watch<K>(
     name: &'static str,
     store: Store<K>,
     watching: impl Future<Output = ()> + Send + 'static,
+    latch: &Arc<SetOnce<()>>,
 ) where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
     let flag = process.ready.part(name);
-    let stop = process.shutdown.clone();
+    let (stop, latch) = (process.shutdown.clone(), latch.clone());
     task(process, name, async move {
         let filled = async {
             if store.wait_until_ready().await.is_ok() {
                 flag.set(true);
+                // Err: it is set already.
+                let _ = latch.set(());
             }
             std::future::pending::<()>().await;
         };
@@ -398,6 +434,7 @@ fn start_controllers(
         Queue<AgentInstance>,
     ),
     memories: Arc<Memories>,
+    filled: Filled,
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
@@ -426,12 +463,8 @@ fn start_controllers(
         };
         let (pool_store, pools_touched, pool_queue) = pools;
         let (instance_store, instances_touched, instance_queue) = instances;
-        let filled = async {
-            pool_store.wait_until_ready().await.is_ok()
-                && instance_store.wait_until_ready().await.is_ok()
-        };
         tokio::select! {
-            filled = filled => if !filled { return },
+            () = filled.wait() => {}
             () = shared.shutdown.cancelled() => return,
         }
         let connect = Connector {
