@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use axum::Router;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::agent_pool::RuntimeAuth;
-use crate::api::{AgentInstance, AgentPool};
+use crate::api::{AgentInstance, AgentPool, GROUP};
 use crate::claim::cache::Candidates;
 use crate::claim::service::ClaimService;
 use crate::clock::{Clock, Rng};
@@ -35,6 +34,7 @@ use crate::domain::plan::Trouble;
 use crate::domain::template::Template;
 use crate::domain::token::{Purpose, RootKey};
 use crate::http::{self, ApiKeys, AppState, OperationsState, Readiness, ReadyFlag};
+use crate::k8s::error::chain;
 use crate::k8s::event::Events;
 use crate::k8s::secret::{self, RootKeys};
 use crate::k8s::watch::{self, Queue};
@@ -114,14 +114,19 @@ pub async fn run(config: Config) -> Result<()> {
         let router = api_router(&process, &api, pools.clone(), instances.clone())?;
         serve(&process, "api", listener, router);
     }
-    start_root_key(&process);
+    let prepared = start_prerequisites(&process);
+    let rooted = start_root_key(&process, prepared.clone());
     if process.config.role != Role::Api {
         start_controllers(
             &process,
             (pools, pools_touched, pool_queue),
             (instances, instances_touched, instance_queue),
             memories,
-            filled,
+            Started {
+                prepared,
+                rooted,
+                filled,
+            },
         );
     }
     until_told(&process).await;
@@ -351,28 +356,52 @@ where
     }
 }
 
+/// What the controllers wait for.
+struct Started {
+    prepared: Arc<SetOnce<()>>,
+    rooted: Arc<SetOnce<()>>,
+    filled: Filled,
+}
+
+/// Looks for the API server and the CRDs, saying once what is missing; set when both are there.
+fn start_prerequisites(process: &Arc<Process>) -> Arc<SetOnce<()>> {
+    let (found, shared) = (Arc::new(SetOnce::new()), process.clone());
+    let latch = found.clone();
+    task(process, "prerequisites", async move {
+        if let Some(()) = insist(&shared, || crds_installed(&shared.client)).await {
+            // Err: it is set already.
+            let _ = latch.set(());
+            shared.shutdown.cancelled().await;
+        }
+    });
+    found
+}
+
+/// Waits; false where the process stops meanwhile.
+async fn wait_for<T>(process: &Process, what: impl Future<Output = T>) -> bool {
+    tokio::select! {
+        _ = what => true,
+        () = process.shutdown.cancelled() => false,
+    }
+}
+
+/// By discovery, which everybody may read.
 async fn crds_installed(client: &Client) -> Result<(), String> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for name in [
-        "agentpools.pool.convos.org",
-        "agentinstances.pool.convos.org",
-    ] {
-        match tokio::time::timeout(RETRY * 5, api.get_opt(name)).await {
-            Ok(Ok(Some(_))) => {}
-            Ok(Ok(None)) => {
-                return Err(format!(
-                    "CRD {name} is not installed: run `agentpool crds | kubectl apply --server-side -f -`"
-                ));
-            }
-            // Not everybody may read CRDs; the watches say whether they are there.
-            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {}
-            Ok(Err(error)) => {
-                return Err(format!(
-                    "the API server does not answer: {}",
-                    controllers::instance::chain(&error)
-                ));
-            }
-            Err(_) => return Err("the API server does not answer".to_owned()),
+    let version = format!("{GROUP}/v1alpha1");
+    let served = client.list_api_group_resources(&version);
+    let served: Vec<String> = match tokio::time::timeout(RETRY * 5, served).await {
+        Ok(Ok(list)) => list.resources.into_iter().map(|r| r.name).collect(),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => vec![],
+        Ok(Err(error)) => {
+            return Err(format!("the API server does not answer: {}", chain(&error)));
+        }
+        Err(_) => return Err("the API server does not answer".to_owned()),
+    };
+    for plural in ["agentpools", "agentinstances"] {
+        if !served.iter().any(|name| name == plural) {
+            return Err(format!(
+                "CRD {plural}.{GROUP} is not installed: run `agentpool crds | kubectl apply --server-side -f -`"
+            ));
         }
     }
     Ok(())
@@ -392,10 +421,15 @@ async fn cluster_id(process: &Process) -> Result<String, String> {
         .ok_or_else(|| "namespace kube-system has no UID".to_owned())
 }
 
-/// Reads the root key, makes it where there is none, and follows its rotation.
-fn start_root_key(process: &Arc<Process>) {
+/// Reads the root key, makes it where there is none, and follows its rotation; set once it is there.
+fn start_root_key(process: &Arc<Process>, prepared: Arc<SetOnce<()>>) -> Arc<SetOnce<()>> {
     let (flag, shared) = (process.ready.part("root key"), process.clone());
+    let rooted = Arc::new(SetOnce::new());
+    let latch = rooted.clone();
     task(process, "root key", async move {
+        if !wait_for(&shared, prepared.wait()).await {
+            return;
+        }
         loop {
             let read = || async {
                 let c = &shared.config;
@@ -406,19 +440,22 @@ fn start_root_key(process: &Arc<Process>) {
                     shared.rng.bytes(),
                 )
                 .await
-                .map_err(|e| controllers::instance::chain(&e))
+                .map_err(|e| chain(&e))
             };
             let Some((current, previous)) = insist(&shared, read).await else {
                 return;
             };
             shared.root_keys.set(RootKey::new(current, previous));
             flag.set(true);
+            // Err: it is set already.
+            let _ = latch.set(());
             tokio::select! {
                 () = shared.clock.sleep(ROOT_KEY_EVERY) => {}
                 () = shared.shutdown.cancelled() => return,
             }
         }
     });
+    rooted
 }
 
 // ---- controllers ----------------------------------------------------------------------------------------------
@@ -434,26 +471,19 @@ fn start_controllers(
         Queue<AgentInstance>,
     ),
     memories: Arc<Memories>,
-    filled: Filled,
+    started: Started,
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        let Some(()) = insist(&shared, || crds_installed(&shared.client)).await else {
+        if !wait_for(&shared, started.prepared.wait()).await {
             return;
-        };
+        }
         let Some(cluster_id) = insist(&shared, || cluster_id(&shared)).await else {
             return;
         };
-        let root = || async {
-            shared
-                .root_keys
-                .get()
-                .map(drop)
-                .ok_or_else(|| "the root key is not read yet".to_owned())
-        };
-        let Some(()) = insist(&shared, root).await else {
+        if !wait_for(&shared, started.rooted.wait()).await {
             return;
-        };
+        }
         let transport = match Transport::new(&shared.config.railway_url, shared.clock.clone()) {
             Ok(transport) => transport,
             Err(error) => {
@@ -463,9 +493,8 @@ fn start_controllers(
         };
         let (pool_store, pools_touched, pool_queue) = pools;
         let (instance_store, instances_touched, instance_queue) = instances;
-        tokio::select! {
-            () = filled.wait() => {}
-            () = shared.shutdown.cancelled() => return,
+        if !wait_for(&shared, started.filled.wait()).await {
+            return;
         }
         let connect = Connector {
             transport,
