@@ -12,17 +12,17 @@ use anyhow::{Context, Result};
 use axum::Router;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::agent_pool::RuntimeAuth;
-use crate::api::{AgentInstance, AgentPool};
+use crate::api::{AgentInstance, AgentPool, GROUP};
 use crate::claim::cache::Candidates;
 use crate::claim::service::ClaimService;
 use crate::clock::{Clock, Rng};
@@ -34,6 +34,7 @@ use crate::domain::plan::Trouble;
 use crate::domain::template::Template;
 use crate::domain::token::{Purpose, RootKey};
 use crate::http::{self, ApiKeys, AppState, OperationsState, Readiness, ReadyFlag};
+use crate::k8s::error::chain;
 use crate::k8s::event::Events;
 use crate::k8s::secret::{self, RootKeys};
 use crate::k8s::watch::{self, Queue};
@@ -92,8 +93,9 @@ pub async fn run(config: Config) -> Result<()> {
     let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
     let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
     let memories = Arc::new(Memories::default());
-    let (pools, instances, filled) =
-        start_watches(&process, &pool_queue, &instance_queue, &memories);
+    let filled = Filled::default();
+    let (pools, instances) =
+        start_watches(&process, &pool_queue, &instance_queue, &memories, &filled);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -112,14 +114,19 @@ pub async fn run(config: Config) -> Result<()> {
         let router = api_router(&process, &api, pools.clone(), instances.clone())?;
         serve(&process, "api", listener, router);
     }
-    start_root_key(&process);
+    let prepared = start_prerequisites(&process);
+    let rooted = start_root_key(&process, prepared.clone());
     if process.config.role != Role::Api {
         start_controllers(
             &process,
             (pools, pools_touched, pool_queue),
             (instances, instances_touched, instance_queue),
-            filled,
             memories,
+            Started {
+                prepared,
+                rooted,
+                filled,
+            },
         );
     }
     until_told(&process).await;
@@ -234,12 +241,29 @@ async fn until_told(process: &Arc<Process>) {
 
 // ---- watches --------------------------------------------------------------------------------------------------
 
+/// Whether the stores have had their first list.
+///
+/// `Store::wait_until_ready` wakes only the last of several waiters, so one task waits for each store and tells here.
+#[derive(Default)]
+struct Filled {
+    pools: Arc<SetOnce<()>>,
+    instances: Arc<SetOnce<()>>,
+}
+
+impl Filled {
+    async fn wait(&self) {
+        self.pools.wait().await;
+        self.instances.wait().await;
+    }
+}
+
 fn start_watches(
     process: &Arc<Process>,
     pool_queue: &Queue<AgentPool>,
     instance_queue: &Queue<AgentInstance>,
     memories: &Arc<Memories>,
-) -> (Store<AgentPool>, Store<AgentInstance>, [Filled; 2]) {
+    filled: &Filled,
+) -> (Store<AgentPool>, Store<AgentInstance>) {
     let namespace = process.config.namespace.as_deref();
     let queue = pool_queue.clone();
     let (pools, watching) = watch::start(
@@ -249,7 +273,13 @@ fn start_watches(
             queue.push(ObjectRef::from_obj(pool));
         },
     );
-    let pools_filled = start_watch(process, "pool watch", pools.clone(), watching);
+    start_watch(
+        process,
+        "pool watch",
+        pools.clone(),
+        watching,
+        &filled.pools,
+    );
     let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
     let touched = move |instance: &AgentInstance, gone: bool| {
         if gone {
@@ -264,32 +294,33 @@ fn start_watches(
         watch::trim_instance,
         touched,
     );
-    let instances_filled = start_watch(process, "instance watch", instances.clone(), watching);
-    (pools, instances, [pools_filled, instances_filled])
+    start_watch(
+        process,
+        "instance watch",
+        instances.clone(),
+        watching,
+        &filled.instances,
+    );
+    (pools, instances)
 }
-
-/// Cancelled when a cache has its first full list. Everybody but the watch's own task waits for this and not for the
-/// store: of several tasks that wait for one store, only the last to ask is woken.
-type Filled = CancellationToken;
 
 fn start_watch<K>(
     process: &Arc<Process>,
     name: &'static str,
     store: Store<K>,
     watching: impl Future<Output = ()> + Send + 'static,
-) -> Filled
-where
+    latch: &Arc<SetOnce<()>>,
+) where
     K: kube::Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
 {
     let flag = process.ready.part(name);
-    let stop = process.shutdown.clone();
-    let told = Filled::new();
-    let tell = told.clone();
+    let (stop, latch) = (process.shutdown.clone(), latch.clone());
     task(process, name, async move {
         let filled = async {
             if store.wait_until_ready().await.is_ok() {
                 flag.set(true);
-                tell.cancel();
+                // Err: it is set already.
+                let _ = latch.set(());
             }
             std::future::pending::<()>().await;
         };
@@ -299,7 +330,6 @@ where
             () = stop.cancelled() => {}
         }
     });
-    told
 }
 
 // ---- what the cluster has to have -----------------------------------------------------------------------------
@@ -326,28 +356,52 @@ where
     }
 }
 
+/// What the controllers wait for.
+struct Started {
+    prepared: Arc<SetOnce<()>>,
+    rooted: Arc<SetOnce<()>>,
+    filled: Filled,
+}
+
+/// Looks for the API server and the CRDs, saying once what is missing; set when both are there.
+fn start_prerequisites(process: &Arc<Process>) -> Arc<SetOnce<()>> {
+    let (found, shared) = (Arc::new(SetOnce::new()), process.clone());
+    let latch = found.clone();
+    task(process, "prerequisites", async move {
+        if let Some(()) = insist(&shared, || crds_installed(&shared.client)).await {
+            // Err: it is set already.
+            let _ = latch.set(());
+            shared.shutdown.cancelled().await;
+        }
+    });
+    found
+}
+
+/// Waits; false where the process stops meanwhile.
+async fn wait_for<T>(process: &Process, what: impl Future<Output = T>) -> bool {
+    tokio::select! {
+        _ = what => true,
+        () = process.shutdown.cancelled() => false,
+    }
+}
+
+/// By discovery, which everybody may read.
 async fn crds_installed(client: &Client) -> Result<(), String> {
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for name in [
-        "agentpools.pool.convos.org",
-        "agentinstances.pool.convos.org",
-    ] {
-        match tokio::time::timeout(RETRY * 5, api.get_opt(name)).await {
-            Ok(Ok(Some(_))) => {}
-            Ok(Ok(None)) => {
-                return Err(format!(
-                    "CRD {name} is not installed: run `agentpool crds | kubectl apply --server-side -f -`"
-                ));
-            }
-            // Not everybody may read CRDs; the watches say whether they are there.
-            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {}
-            Ok(Err(error)) => {
-                return Err(format!(
-                    "the API server does not answer: {}",
-                    controllers::instance::chain(&error)
-                ));
-            }
-            Err(_) => return Err("the API server does not answer".to_owned()),
+    let version = format!("{GROUP}/v1alpha1");
+    let served = client.list_api_group_resources(&version);
+    let served: Vec<String> = match tokio::time::timeout(RETRY * 5, served).await {
+        Ok(Ok(list)) => list.resources.into_iter().map(|r| r.name).collect(),
+        Ok(Err(kube::Error::Api(status))) if status.code == 404 => vec![],
+        Ok(Err(error)) => {
+            return Err(format!("the API server does not answer: {}", chain(&error)));
+        }
+        Err(_) => return Err("the API server does not answer".to_owned()),
+    };
+    for plural in ["agentpools", "agentinstances"] {
+        if !served.iter().any(|name| name == plural) {
+            return Err(format!(
+                "CRD {plural}.{GROUP} is not installed: run `agentpool crds | kubectl apply --server-side -f -`"
+            ));
         }
     }
     Ok(())
@@ -367,10 +421,15 @@ async fn cluster_id(process: &Process) -> Result<String, String> {
         .ok_or_else(|| "namespace kube-system has no UID".to_owned())
 }
 
-/// Reads the root key, makes it where there is none, and follows its rotation.
-fn start_root_key(process: &Arc<Process>) {
+/// Reads the root key, makes it where there is none, and follows its rotation; set once it is there.
+fn start_root_key(process: &Arc<Process>, prepared: Arc<SetOnce<()>>) -> Arc<SetOnce<()>> {
     let (flag, shared) = (process.ready.part("root key"), process.clone());
+    let rooted = Arc::new(SetOnce::new());
+    let latch = rooted.clone();
     task(process, "root key", async move {
+        if !wait_for(&shared, prepared.wait()).await {
+            return;
+        }
         loop {
             let read = || async {
                 let c = &shared.config;
@@ -381,19 +440,22 @@ fn start_root_key(process: &Arc<Process>) {
                     shared.rng.bytes(),
                 )
                 .await
-                .map_err(|e| controllers::instance::chain(&e))
+                .map_err(|e| chain(&e))
             };
             let Some((current, previous)) = insist(&shared, read).await else {
                 return;
             };
             shared.root_keys.set(RootKey::new(current, previous));
             flag.set(true);
+            // Err: it is set already.
+            let _ = latch.set(());
             tokio::select! {
                 () = shared.clock.sleep(ROOT_KEY_EVERY) => {}
                 () = shared.shutdown.cancelled() => return,
             }
         }
     });
+    rooted
 }
 
 // ---- controllers ----------------------------------------------------------------------------------------------
@@ -408,27 +470,20 @@ fn start_controllers(
         Touched<AgentInstance>,
         Queue<AgentInstance>,
     ),
-    [pools_filled, instances_filled]: [Filled; 2],
     memories: Arc<Memories>,
+    started: Started,
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        let Some(()) = insist(&shared, || crds_installed(&shared.client)).await else {
+        if !wait_for(&shared, started.prepared.wait()).await {
             return;
-        };
+        }
         let Some(cluster_id) = insist(&shared, || cluster_id(&shared)).await else {
             return;
         };
-        let root = || async {
-            shared
-                .root_keys
-                .get()
-                .map(drop)
-                .ok_or_else(|| "the root key is not read yet".to_owned())
-        };
-        let Some(()) = insist(&shared, root).await else {
+        if !wait_for(&shared, started.rooted.wait()).await {
             return;
-        };
+        }
         let transport = match Transport::new(&shared.config.railway_url, shared.clock.clone()) {
             Ok(transport) => transport,
             Err(error) => {
@@ -438,13 +493,8 @@ fn start_controllers(
         };
         let (pool_store, pools_touched, pool_queue) = pools;
         let (instance_store, instances_touched, instance_queue) = instances;
-        let filled = async {
-            pools_filled.cancelled().await;
-            instances_filled.cancelled().await;
-        };
-        tokio::select! {
-            () = filled => {}
-            () = shared.shutdown.cancelled() => return,
+        if !wait_for(&shared, started.filled.wait()).await {
+            return;
         }
         let connect = Connector {
             transport,

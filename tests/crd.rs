@@ -135,7 +135,14 @@ fn every_number_string_list_and_map_has_bounds() {
             _ => false,
         }
     });
-    assert!(loose.is_empty(), "no bounds: {loose:#?}");
+    // Written by us alone; a bound would refuse the whole status for one value too many.
+    let open = [
+        "AgentPool.status.requests",
+        "AgentPool.status.resolved{}",
+        "AgentInstance.status.services{}",
+        "AgentInstance.status.services{}{}",
+    ];
+    assert_eq!(loose, open);
 }
 
 #[test]

@@ -86,7 +86,7 @@ use serde::{Deserialize, Serialize};
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
     ),
-    validation = Rule::new("self.metadata.name.size() <= 242").message("the pool's name has more than 242 characters: choose a shorter one, because the pool's revisions are called <name>-<hash>")
+    validation = Rule::new("self.metadata.name.size() <= 242").message("metadata.name has more than 242 characters: choose a shorter one, because the pool's revisions are called <name>-<hash>")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

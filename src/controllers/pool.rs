@@ -13,7 +13,6 @@ use kube::{Api, ResourceExt};
 
 use super::Ctx;
 use super::fleet::{self, Scope};
-use super::instance::chain;
 use super::ownership;
 use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
 use crate::api::agent_pool::{AgentPool, Request, RequestKind};
@@ -27,7 +26,7 @@ use crate::domain::pool::status;
 use crate::domain::pool::view::{Finished, Member, ProviderHealth, RequestProgress, View};
 use crate::domain::template::{self, Template};
 use crate::k8s::apply;
-use crate::k8s::error::K8sError;
+use crate::k8s::error::{K8sError, chain};
 use crate::k8s::patch;
 
 /// How long an object that was created may take to show in the watch before it is looked for.

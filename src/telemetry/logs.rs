@@ -2,6 +2,9 @@
 
 use tracing_subscriber::EnvFilter;
 
+/// The client tells of every failed call as an error, in other words than we do, and we repeat our calls.
+const QUIET: &str = "kube_client::client::builder=off";
+
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -47,8 +50,14 @@ pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
 
 /// Starts logging for the whole process. Once per process.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
+    let mut filter = filter(level)?;
+    if !["kube", "debug", "trace"].iter().any(|w| level.contains(w))
+        && let Ok(quiet) = QUIET.parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level)?)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),

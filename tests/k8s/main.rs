@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod columns;
 mod control_plane;
 mod demo;
 mod http_calls;
@@ -17,4 +18,12 @@ mod http_races;
 mod http_reads;
 mod lifecycle;
 mod railway;
+mod crd_instance;
+mod crd_pool;
+mod crd_pool_rules;
+mod install;
+mod schema;
+mod settings;
+mod settings_railway;
 mod spine;
+mod start;

@@ -28,7 +28,7 @@ use crate::domain::instance::phase;
 use crate::domain::instance::status::{self, Given};
 use crate::domain::instance::view::{Evidence, View};
 use crate::domain::template::Template;
-use crate::k8s::error::K8sError;
+use crate::k8s::error::{K8sError, chain};
 use crate::k8s::patch;
 use observe::Surroundings;
 
@@ -84,21 +84,6 @@ fn failed(name: &str, error: &K8sError, ctx: &Ctx) -> Duration {
     ctx.metrics.reconcile_error("instance", "kubernetes");
     tracing::warn!(instance = name, error = %chain(error), "not recorded; coming back");
     Duration::from_secs(2)
-}
-
-/// An error with its causes, each once: kube's own texts repeat theirs.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let more = e.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = e.source();
-    }
-    text
 }
 
 async fn act(

@@ -8,7 +8,6 @@ use kube::{Api, ResourceExt};
 
 use super::super::Ctx;
 use super::super::fleet::{self, Scope, Snapshot};
-use super::chain;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::AgentPool;
 use crate::api::condition::Reason;
@@ -19,6 +18,7 @@ use crate::domain::instance::view::{Evidence, Limits, Listed, View};
 use crate::domain::plan::{Class, Operation, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::Liveness;
 use crate::domain::template::Template;
+use crate::k8s::error::chain;
 use crate::provider::{AgentProvider, Key};
 
 /// What a pass works with, gathered once.
