@@ -23,7 +23,6 @@ use crate::domain::token::Purpose;
 use crate::http::{self, ApiKeys, AppState, ReadyFlag};
 use crate::k8s::secret::RootKeys;
 use crate::operations::Operations;
-use crate::runtime::AgentRuntime;
 
 pub(super) fn api_router(
     process: &Arc<Process>,

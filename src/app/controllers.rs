@@ -187,6 +187,8 @@ impl Connect for Connector {
         if template.services.is_some() {
             return Some("spec.services is not available in this version: give the agents' keys in spec.runtime.env".to_owned());
         }
-        railway::supports(template).err()
+        railway::supports(template)
+            .err()
+            .or_else(|| railway::cannot_pin(template))
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use axum::Router;
-use futures::StreamExt;
 use tokio::net::TcpListener;
 
 use super::{GRACE, Process};

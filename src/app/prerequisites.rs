@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::SetOnce;

@@ -29,7 +29,8 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(e) = next {
-        let answer = match e.downcast_ref::<kube::Error>() {
+        let boxed = || e.downcast_ref::<Box<kube::Error>>().map(AsRef::as_ref);
+        let answer = match e.downcast_ref::<kube::Error>().or_else(boxed) {
             Some(kube::Error::Api(status)) => Some(status.message.clone()),
             _ => None,
         };

@@ -103,17 +103,19 @@ pub fn supports(template: &Template) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    if let Some(image) = &railway.source.image
-        && image.digest_policy == DigestPolicy::PinOrFail
-        && !image.reference.contains("@sha256:")
-    {
-        return Err(
-            "railway.source.image.digestPolicy: PinOrFail is not available in this version, which cannot resolve a tag: \
-             name the image by its digest, or set digestPolicy: \"Off\" to deploy the tag"
-                .to_owned(),
-        );
-    }
     Ok(())
+}
+
+/// A pool that wants its tag pinned or nothing: this version cannot resolve a tag, so it is nothing.
+pub fn cannot_pin(template: &Template) -> Option<String> {
+    let image = template.provider.railway.as_ref()?.source.image.as_ref()?;
+    let pinned =
+        image.digest_policy != DigestPolicy::PinOrFail || image.reference.contains("@sha256:");
+    (!pinned).then(|| {
+        "railway.source.image.digestPolicy: PinOrFail is not available in this version, which cannot resolve a tag: \
+         name the image by its digest, or set digestPolicy: \"Off\" to deploy the tag"
+            .to_owned()
+    })
 }
 
 impl RailwayProvider {
