@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Namespace;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use tokio::sync::SetOnce;
 
 use super::ports::task;
