@@ -210,18 +210,21 @@ async fn an_agent_with_a_conversation_of_its_own_is_never_in_stock() {
     world
         .create_pool(POOL, json!({"minIdle": 0, "tickIntervalSeconds": 1}))
         .await;
+    world.wait_count("idle", 0).await;
     for dialect in ["pool-server", "gateway"] {
         let state = json!({"defaultDialect": dialect});
         world.sim.set("agents", state).await;
         let fault = json!({"match": {}, "fault": {"kind": "alreadyBound"}});
         world.sim.fault("agents", fault).await;
         let id = replenish_one(&world).await;
-        until("judged", LONG, || async {
-            let phase = phase_of(&world.instance(&id).await.expect("it stays for a look"));
-            assert_ne!(phase, Phase::Idle, "in stock with a conversation");
-            (phase == Phase::Tainted).then_some(())
+        let judged = until("judged", LONG, || async {
+            let now = world.instance(&id).await.expect("it stays for a look");
+            assert_ne!(phase_of(&now), Phase::Idle, "in stock with a conversation");
+            (phase_of(&now) == Phase::Tainted).then_some(now)
         })
         .await;
+        // Not for a moment either: the proof that would have put it in stock was never recorded.
+        assert_eq!(judged.status.unwrap().turn, None);
         world.sim.heal("agents").await;
         ticks(&world, 2).await;
         let answer = world.claim("Tokyo Trip").await;
