@@ -109,3 +109,60 @@ async fn make_demo_ends_with_a_claimed_agent_and_demo_down_leaves_nothing() {
         "demo-down leaves nothing running"
     );
 }
+
+/// `make test` runs `tests/run`, which hands cargo every target: so nothing may be ignored or kept out of the default run.
+///
+/// acceptance: F05
+#[test]
+fn one_command_runs_every_test() {
+    let text = |command: &mut Command| {
+        let output = command.current_dir(REPOSITORY).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let commands = text(
+        Command::new("make")
+            .args(["-n", "test"])
+            .env_remove("MAKEFLAGS"),
+    );
+    assert_eq!(commands.trim(), "tests/run", "and no filter");
+    let metadata =
+        text(Command::new(env!("CARGO")).args(["metadata", "--no-deps", "--format-version=1"]));
+    let metadata: Value = serde_json::from_str(&metadata).unwrap();
+    let package = &metadata["packages"][0];
+    let default: Vec<&Value> = package["features"]["default"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .collect();
+    let mut targets = 0;
+    for target in package["targets"].as_array().unwrap() {
+        let needs = target["required-features"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        assert!(
+            needs.iter().all(|f| default.contains(&f)),
+            "not in a default run: {target}"
+        );
+        if target["kind"][0] == "test" {
+            assert_eq!(target["test"], true, "kept out of the run: {target}");
+            targets += 1;
+        }
+    }
+    assert!(targets >= 8, "only {targets} test targets");
+    let ignored = Command::new("git")
+        .args(["grep", "-nE", r"^\s*#\[ignore", "--", "src", "tests"])
+        .current_dir(REPOSITORY)
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&ignored.stdout),
+        "",
+        "an ignored test does not run"
+    );
+}
