@@ -226,6 +226,59 @@ mod tests {
         assert!(!may_go_on(&invalid, false));
     }
 
+    fn instance(id: &str, day: u32, status_turn: i64, protected: bool) -> Arc<AgentInstance> {
+        let object = serde_json::json!({
+            "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance",
+            "metadata": {"name": id, "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z"),
+                "labels": {crate::api::LABEL_PROTECTED: protected.to_string()}},
+            "spec": {"id": id, "poolRef": {"name": "p"}, "providerName": id, "turn": 2,
+                "template": {"revision": "r", "hash": "h"}},
+            "status": {"turn": status_turn},
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn candidates_are_proven_unprotected_and_in_the_pool_s_order() {
+        let all = vec![
+            instance("young", 9, 2, false),
+            instance("unproven", 1, 1, false),
+            instance("kept", 1, 2, true),
+            instance("b", 3, 2, false),
+            instance("a", 3, 2, false),
+        ];
+        let ids = |order| -> Vec<String> {
+            let sorted = in_order(all.clone(), order);
+            sorted.iter().map(|i| i.spec.id.clone()).collect()
+        };
+        assert_eq!(ids(ClaimOrder::Oldest), ["a", "b", "young"]);
+        assert_eq!(ids(ClaimOrder::Newest), ["young", "b", "a"]);
+    }
+
+    /// Whatever came of the one call: the user has it, or it is provably untouched, or it is replaced.
+    #[test]
+    fn an_agent_that_may_have_worked_never_goes_back_to_stock() {
+        let text = || "x".to_owned();
+        let bound = ClaimOutcome::Bound {
+            conversation_id: text(),
+            invite_url: None,
+            invite_slug: None,
+            joined: false,
+        };
+        for dialect in [Dialect::PoolServer, Dialect::Gateway] {
+            assert_eq!(settle(&bound, dialect), Settlement::Keep);
+            assert_eq!(settle(&ClaimOutcome::Pending, dialect), Settlement::Keep);
+            for join in [false, true] {
+                assert!(!may_go_on(&bound, join) && !may_go_on(&ClaimOutcome::Pending, join));
+                for worked in [ClaimOutcome::Failed(text()), ClaimOutcome::Unknown(text())] {
+                    let settled = settle(&worked, dialect);
+                    assert!(!matches!(settled, Settlement::Back(_) | Settlement::Keep));
+                    assert!(!join || !may_go_on(&worked, join), "two agents would join");
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_window_grows_with_the_claims_in_flight() {
         assert_eq!((window(0), window(4), window(64)), (16, 16, 256));
