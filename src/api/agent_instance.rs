@@ -48,6 +48,7 @@ use super::agent_pool::{SecretKeyRef, TokenKind};
     validation = Rule::new("self.spec.template == oldSelf.spec.template").message("spec.template is immutable: change the AgentPool, new instances follow it").field_path(".spec.template"),
     validation = Rule::new("has(self.spec.provider) == has(oldSelf.spec.provider) && (!has(self.spec.provider) || self.spec.provider == oldSelf.spec.provider)").message("spec.provider is immutable: it is what the agent is destroyed with").field_path(".spec.provider"),
     validation = Rule::new("self.spec.turn >= oldSelf.spec.turn && self.spec.turn <= oldSelf.spec.turn + 1").message("spec.turn rises by one, in the write that clears spec.claim, and never falls").field_path(".spec.turn"),
+    validation = Rule::new("self.spec.turn == oldSelf.spec.turn || !has(self.spec.claim)").message("spec.turn rises only in the write that clears spec.claim: with a claim on it, the instance stays in its turn").field_path(".spec.turn"),
     validation = Rule::new("!has(self.spec.claim) || has(oldSelf.spec.claim) || (has(self.status) && has(self.status.turn) && self.status.turn == self.spec.turn)").message("spec.claim can be set only while the instance is proven ready and clean for this turn (status.turn equals spec.turn): pick an instance in phase Idle").field_path(".spec.claim"),
     validation = Rule::new("!has(self.spec.claim) || !has(oldSelf.spec.claim) || self.spec.claim == oldSelf.spec.claim").message("a claim is never changed into another: delete the instance, or release it with spec.release, and claim another one").field_path(".spec.claim"),
     validation = Rule::new("!has(oldSelf.spec.claim) || has(self.spec.claim) || self.spec.turn > oldSelf.spec.turn").message("spec.claim is removed only together with a higher spec.turn, so that the agent is proven clean again before anybody else gets it").field_path(".spec.claim"),
@@ -198,6 +199,7 @@ pub enum ReleaseMode {
 pub struct AgentInstanceStatus {
     /// The generation of the spec that this status was computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
     /// Where it is in its life, for people and selectors: Provisioning, Idle, Claiming, Claimed, PendingAcceptance,
     /// Recycling, Sleeping, Crashed, Tainted, Dead or Terminating. Derived; nothing decides by it.
@@ -206,6 +208,7 @@ pub struct AgentInstanceStatus {
     pub phase: Option<String>,
     /// The turn for which the agent has been proven ready and clean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub turn: Option<i64>,
     /// The agent's public base address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,6 +216,7 @@ pub struct AgentInstanceStatus {
     pub url: Option<String>,
     /// Number of the agent's present token; raised by each recycle, which locks the last user out. Default 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub token_seq: Option<i64>,
     /// Which root key the token is derived from: the key's fingerprint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -229,6 +233,7 @@ pub struct AgentInstanceStatus {
     pub claim: Option<ClaimStatus>,
     /// Ids of what the agent owns at other services; never a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = 16))]
     pub services: Option<BTreeMap<String, BTreeMap<String, String>>>,
     /// The operation under way, step by step; absent when none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -359,6 +364,7 @@ pub struct OperationStatus {
     #[schemars(length(max = 64))]
     pub plan_hash: String,
     /// Index of the step under way, from 0.
+    #[schemars(range(min = 0, max = 32))]
     pub index: i32,
     /// The steps begun so far.
     #[schemars(length(max = 32))]
@@ -376,6 +382,7 @@ pub struct StepStatus {
     #[schemars(length(max = 16))]
     pub state: String,
     /// Which try this is, from 1.
+    #[schemars(range(min = 1))]
     pub attempt: i32,
     /// When this try was recorded, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]

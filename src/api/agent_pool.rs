@@ -85,7 +85,8 @@ use serde::{Deserialize, Serialize};
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
-    )
+    ),
+    validation = Rule::new("self.metadata.name.size() <= 242").message("metadata.name has more than 242 characters: choose a shorter one, because the pool's revisions are called <name>-<hash>")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -314,7 +315,8 @@ pub struct Railway {
     /// One project per agent, in this workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_instance: Option<RailwayPerInstance>,
-    /// What is deployed: exactly one of image and repository.
+    /// What is deployed: exactly one of image and repository. Default: the default image.
+    #[serde(default)]
     pub source: RailwaySource,
     /// The start command; the image's own if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -372,11 +374,28 @@ pub struct RailwaySource {
     pub repository: Option<RepositorySource>,
 }
 
+impl Default for RailwaySource {
+    fn default() -> Self {
+        Self {
+            image: Some(ImageSource {
+                reference: default_image(),
+                digest_policy: DigestPolicy::default(),
+            }),
+            repository: None,
+        }
+    }
+}
+
+fn default_image() -> String {
+    "ghcr.io/xmtplabs/convos-runtime:latest".to_owned()
+}
+
 /// A pre-built image.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageSource {
-    /// The image, by tag or by digest. Its name tells the agent's kind: `convos-runtime-hermes` is Hermes, else OpenClaw.
+    /// The image, by tag or by digest. Default `ghcr.io/xmtplabs/convos-runtime:latest`. Its name tells the agent's kind: `convos-runtime-hermes` is Hermes, else OpenClaw.
+    #[serde(default = "default_image")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^\s]+$"))]
     pub reference: String,
     /// Whether a tag is resolved to a digest before it is deployed. PinOrFail (default) creates nothing while it
@@ -832,6 +851,7 @@ pub struct ClaimPolicy {
     pub require_fields: RequireFields,
     /// The HTTP status for a duplicate join, 409 (default) or 503.
     #[serde(default = "default_duplicate_status")]
+    #[schemars(range(min = 409, max = 503))]
     #[x_kube(validation = Rule::new("self == 409 || self == 503").message("claim.duplicateStatus is 409 or 503"))]
     pub duplicate_status: i32,
     /// How join links are checked. Env (default) refuses links of the other environment; Strict also checks their form.
@@ -846,11 +866,11 @@ pub struct ClaimPolicy {
     pub pass_through_fields: Vec<String>,
     /// After how long a claimed agent is ended, in seconds. No default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 60))]
+    #[schemars(range(min = 60, max = 31_536_000))]
     pub max_lifetime_seconds: Option<i64>,
     /// After how long without a message a claimed agent is ended, in seconds, where the runtime can tell. No default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 60))]
+    #[schemars(range(min = 60, max = 31_536_000))]
     pub idle_timeout_seconds: Option<i64>,
 }
 
@@ -1008,6 +1028,7 @@ pub struct Limits {
 pub struct AgentPoolStatus {
     /// The generation of the spec that this status was computed from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
     /// The provider's name: Railway, Sprites or ServicesApi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -1015,39 +1036,51 @@ pub struct AgentPoolStatus {
     pub provider: Option<String>,
     /// Agents ready to be claimed.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub idle: i32,
     /// Agents being built, those not yet created included.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub provisioning: i32,
     /// Agents reserved by a claim in flight.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub claiming: i32,
     /// Agents in use.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub claimed: i32,
     /// Agents being restored for the next user.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub recycling: i32,
     /// Agents that died in use, kept for a person to see.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub crashed: i32,
     /// Agents whose join waits for a person.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub pending_acceptance: i32,
     /// Agents that are bound or dirty without our doing, never handed out.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub tainted: i32,
     /// Agents that the provider put to sleep.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub sleeping: i32,
     /// Agents that were never used and cannot be any more.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub dead: i32,
     /// Agents being deleted.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub terminating: i32,
     /// Agents that count towards maxTotal.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub occupancy: i32,
     /// Selects the pool's instances, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -1070,6 +1103,7 @@ pub struct AgentPoolStatus {
     pub breaker: Option<BreakerStatus>,
     /// Defaults that depend on provider or environment, as they apply, and ids that names were resolved to.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
     pub resolved: BTreeMap<String, String>,
     /// Answers to requests of the API, by their id; removed after ten minutes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -1088,6 +1122,7 @@ pub struct AgentPoolStatus {
 pub struct BreakerStatus {
     /// Failed creations in a row.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub failures: i32,
     /// Until when no creation is tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -1117,6 +1152,7 @@ pub struct RequestAnswer {
     pub ids: Vec<String>,
     /// A number that the request counted, such as records cleaned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub count: Option<i32>,
     /// True where maxTotal cut the request.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

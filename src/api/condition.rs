@@ -18,6 +18,8 @@ pub enum ConditionType {
     AtCapacity,
     /// Pool: the circuit breaker holds creations back.
     CircuitOpen,
+    /// Pool: another release watches it too, and leaves it alone.
+    Contested,
 }
 
 impl ConditionType {
@@ -29,6 +31,7 @@ impl ConditionType {
             Self::ProviderReachable => "ProviderReachable",
             Self::AtCapacity => "AtCapacity",
             Self::CircuitOpen => "CircuitOpen",
+            Self::Contested => "Contested",
         }
     }
 }
@@ -172,6 +175,8 @@ reasons! {
     Closed,
     /// `spec.paused` holds it.
     Paused,
+    /// The pool belongs to another release than the one that says so.
+    OtherRelease,
     /// The pool is being deleted.
     Draining,
     /// An instance was created.

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::cache::Candidates;
 use super::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
 use crate::api::agent_instance::{AgentInstance, Claim, ClaimStatus};
-use crate::api::agent_pool::{AgentPool, Pausable, RuntimeAuth};
+use crate::api::agent_pool::{AgentPool, Pausable, RuntimeAuth, SecretKeyRef};
 use crate::api::names;
 use crate::clock::{Clock, Monotonic, Rng};
 use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Refusal};
@@ -27,13 +27,17 @@ use crate::domain::template::Template;
 use crate::domain::token::Purpose;
 use crate::k8s::error::K8sError;
 use crate::k8s::secret::RootKeys;
+use crate::k8s::watch::INSTRUCTIONS_KEPT;
 use crate::k8s::{patch, secret};
 use crate::runtime::{Agent, AgentRuntime};
 
 /// Time limit of the status call right before a claim call.
 const VERIFY_LIMIT: Duration = Duration::from_secs(5);
-/// The longest instructions that are kept in the object; longer ones are refused in this version by the API's limit.
+/// The longest instructions, in bytes, that are kept in the object: the API server's work per claim grows with it.
+/// Longer ones are in a Secret, and the object keeps their beginning for listings.
 const INLINE_INSTRUCTIONS: usize = 4096;
+/// The key of that Secret.
+const INSTRUCTIONS_KEY: &str = "instructions";
 
 /// Serves claims for this replica.
 pub struct ClaimService {
@@ -109,6 +113,15 @@ struct Run<'a> {
     deadline: Monotonic,
     requested_at: jiff::Timestamp,
     shared_key: Option<SecretString>,
+}
+
+/// How an instance is given up.
+#[derive(Clone, Copy)]
+enum GiveUp {
+    /// Back into stock, once it is proven anew.
+    Back,
+    /// Deleted, and replaced by the pool.
+    Replace,
 }
 
 /// What came of one instance.
@@ -248,6 +261,7 @@ impl Inner {
     ) -> Result<Option<AgentInstance>, ClaimError> {
         let claim = self.claim_of(run);
         let api = self.api(run);
+        self.keep_instructions(run, candidate, &claim).await?;
         let result = match patch::reserve(&api, candidate, &claim).await {
             Err(e) if e.is_conflict() || matches!(e, K8sError::Timeout { .. }) => {
                 self.reread(&api, candidate, &run.id).await
@@ -257,7 +271,43 @@ impl Inner {
         };
         // Reserved or not, this version is used up; the watch brings the next one.
         self.candidates.drop_stale(candidate);
+        if matches!(result, Ok(None)) {
+            self.drop_instructions(run, &claim).await;
+        }
         result.map_err(|e| cluster(&e))
+    }
+
+    /// Long instructions go into a Secret before the reservation names it. It belongs to the instance and goes with it.
+    async fn keep_instructions(
+        &self,
+        run: &Run<'_>,
+        candidate: &AgentInstance,
+        claim: &Claim,
+    ) -> Result<(), ClaimError> {
+        let Some(reference) = &claim.instructions_secret_ref else {
+            return Ok(());
+        };
+        let namespace = run.pool.namespace().unwrap_or_default();
+        secret::create_owned(
+            &self.client,
+            &namespace,
+            reference,
+            &run.request.instructions,
+            candidate,
+        )
+        .await
+        .map_err(|e| cluster(&e))
+    }
+
+    /// The claim does not stand: nobody needs its instructions. Best effort, since they go with the instance anyway.
+    async fn drop_instructions(&self, run: &Run<'_>, claim: &Claim) {
+        let Some(reference) = &claim.instructions_secret_ref else {
+            return;
+        };
+        let namespace = run.pool.namespace().unwrap_or_default();
+        if let Err(error) = secret::delete(&self.client, &namespace, &reference.name).await {
+            tracing::debug!(secret = %reference.name, %error, "not deleted; it goes with its instance");
+        }
     }
 
     /// After a 409: the client repeats a 504 by itself, so our own success can come back as a conflict.
@@ -280,14 +330,23 @@ impl Inner {
     fn claim_of(&self, run: &Run<'_>) -> Claim {
         let deadline = jiff::SignedDuration::try_from(self.left(run)).unwrap_or_default();
         let now = self.clock.now();
+        let long = run.request.instructions.len() > INLINE_INSTRUCTIONS;
+        let kept = if long {
+            INSTRUCTIONS_KEPT
+        } else {
+            INLINE_INSTRUCTIONS
+        };
         Claim {
             id: run.id.clone(),
             holder: self.holder.clone(),
             deadline: Time(now.checked_add(deadline).unwrap_or(now)),
             requested_at: Time(run.requested_at),
             agent_name: run.request.agent_name.clone(),
-            instructions: Some(status::cut(&run.request.instructions, INLINE_INSTRUCTIONS)),
-            instructions_secret_ref: None,
+            instructions: Some(status::cut(&run.request.instructions, kept)),
+            instructions_secret_ref: long.then(|| SecretKeyRef {
+                name: format!("claim-{}", run.id),
+                key: INSTRUCTIONS_KEY.to_owned(),
+            }),
             join_url: run.request.join_url.clone(),
             reference: None,
             source: Some(run.request.source.clone()),
@@ -392,47 +451,45 @@ impl Inner {
 
     /// Nothing was done to the agent: the claim is cleared and the turn raised, so that it is proven anew.
     async fn back(&self, run: &Run<'_>, reserved: &AgentInstance, text: String) -> Attempt {
-        let api = self.api(run);
-        let mut object = reserved.clone();
-        for _ in 0..5 {
-            match patch::release(&api, &object).await {
-                Ok(_) => break,
-                Err(e) if e.is_gone() => break,
-                Err(e) if e.is_conflict() => match self.reread(&api, &object, &run.id).await {
-                    // Ours still: the controller wrote meanwhile.
-                    Ok(Some(newer)) => object = newer,
-                    _ => break,
-                },
-                Err(e) => {
-                    // The reservation stands; the controller settles it after its deadline.
-                    tracing::warn!(instance = %reserved.name_any(), error = %e, "not given back; the controller settles it");
-                    break;
-                }
-            }
+        let cleared = self.give_up(run, reserved, GiveUp::Back).await;
+        if let Some(claim) = reserved.spec.claim.as_ref().filter(|_| cleared) {
+            self.drop_instructions(run, claim).await;
         }
         tracing::info!(instance = %reserved.name_any(), claim = %run.id, outcome = "back", "not handed out: {text}");
         Attempt::Next(failed(reserved, text))
     }
 
-    /// It may have done anything: deleted, as long as the claim on it is ours.
+    /// It may have done anything: deleted.
     async fn replace(&self, run: &Run<'_>, reserved: &AgentInstance) {
+        self.give_up(run, reserved, GiveUp::Replace).await;
+        tracing::info!(instance = %reserved.name_any(), claim = %run.id, outcome = "replaced", "the claim call failed; the agent is replaced");
+    }
+
+    /// Gives an instance up as long as the claim on it is ours; whether that is done.
+    async fn give_up(&self, run: &Run<'_>, reserved: &AgentInstance, how: GiveUp) -> bool {
         let api = self.api(run);
         let mut object = reserved.clone();
         for _ in 0..5 {
-            match patch::delete_as_read(&api, &object).await {
-                Ok(()) => break,
-                Err(e) if e.is_gone() => break,
+            let done = match how {
+                GiveUp::Back => patch::release(&api, &object).await.map(drop),
+                GiveUp::Replace => patch::delete_as_read(&api, &object).await,
+            };
+            match done {
+                Ok(()) => return true,
                 Err(e) if e.is_conflict() => match self.reread(&api, &object, &run.id).await {
+                    // Ours still: the controller wrote meanwhile.
                     Ok(Some(newer)) => object = newer,
-                    _ => break,
+                    _ => return false,
                 },
+                Err(e) if e.is_gone() => return true,
                 Err(e) => {
-                    tracing::warn!(instance = %reserved.name_any(), error = %e, "not replaced yet; the controller settles it");
-                    break;
+                    // The reservation stands; the controller settles it after its deadline.
+                    tracing::warn!(instance = %reserved.name_any(), error = %e, "not given up; the controller settles it");
+                    return false;
                 }
             }
         }
-        tracing::info!(instance = %reserved.name_any(), claim = %run.id, outcome = "replaced", "the claim call failed; the agent is replaced");
+        false
     }
 
     /// Bound, or waiting: recorded, and only then answered.

@@ -26,7 +26,7 @@ fn the_command_line_is_well_formed() {
     Cli::command().debug_assert();
 }
 
-/// acceptance: E01
+/// About: E01
 #[test]
 fn defaults_by_role() {
     let api = serve(&["api"], Some("k\n")).unwrap();

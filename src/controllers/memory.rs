@@ -30,8 +30,8 @@ pub struct Remembered {
     pub permit: Option<String>,
     /// Troubles in a row.
     pub failures: u32,
-    /// When an own write last changed the object: listings begun before cannot tell.
-    pub written: Monotonic,
+    /// When a step was last recorded: listings begun before cannot tell.
+    pub recorded: Monotonic,
     /// Reason of the last event, so that an event is published per transition, not per pass.
     pub told: Option<String>,
     /// Renames tried for the present claim.

@@ -23,6 +23,7 @@ use crate::telemetry::Metrics;
 pub mod fleet;
 pub mod instance;
 pub mod memory;
+pub mod ownership;
 pub mod pool;
 
 use fleet::Fleet;

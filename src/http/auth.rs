@@ -86,7 +86,7 @@ mod tests {
         HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
     }
 
-    /// acceptance: D16, N09
+    /// About: D16, N09
     #[test]
     fn the_header_is_read_leniently_and_the_key_exactly() {
         let keys = ApiKeys::new(&"s3cret\n".into());
@@ -116,7 +116,7 @@ mod tests {
         assert!(!keys.accepts(&HeaderMap::new()));
     }
 
-    /// acceptance: E02
+    /// About: E02
     #[test]
     fn keys_rotate_in_every_clone() {
         let keys = ApiKeys::new(&"old".into());

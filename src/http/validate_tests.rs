@@ -27,7 +27,7 @@ fn claim(extra: Value, environment: &str, body: &Value) -> Result<ClaimRequest, 
     })
 }
 
-/// acceptance: D13, D14
+/// About: D13, D14
 #[test]
 fn each_fault_has_its_text_in_the_documented_order() {
     let link = "https://x.org/v2?i=1";
@@ -163,7 +163,7 @@ fn a_full_body_comes_through() {
     assert_eq!(claim(json!({}), "staging", &body), Ok(want));
 }
 
-/// acceptance: N07
+/// About: N07
 #[test]
 fn empty_optional_fields_are_absent() {
     let empty = json!({"joinUrl": "", "profileImage": "", "metadata": null, "runtime": "", "source": "", "agentName": "a", "instructions": "i"});

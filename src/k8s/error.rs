@@ -24,6 +24,40 @@ pub enum K8sError {
     },
 }
 
+/// An error with its causes, each once: kube's own texts repeat theirs, and show the whole answer besides its message.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(e) = next {
+        let boxed = || e.downcast_ref::<Box<kube::Error>>().map(AsRef::as_ref);
+        let answer = match e.downcast_ref::<kube::Error>().or_else(boxed) {
+            Some(kube::Error::Api(status)) => Some(status.message.clone()),
+            _ => None,
+        };
+        // The level above has the whole answer at its end.
+        let (more, last) = match answer {
+            Some(message) => (message, true),
+            None => (shorten(&e.to_string(), e.source()), false),
+        };
+        if !more.is_empty() && !text.contains(&more) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&more);
+        }
+        next = e.source().filter(|_| !last);
+    }
+    text
+}
+
+/// A text without the text of its cause at its end.
+fn shorten(text: &str, cause: Option<&dyn std::error::Error>) -> String {
+    let cause = cause.map(ToString::to_string).unwrap_or_default();
+    let cut = text.strip_suffix(&cause).filter(|_| !cause.is_empty());
+    cut.map_or(text, |t| t.trim_end().trim_end_matches(':'))
+        .to_owned()
+}
+
 impl K8sError {
     fn code(&self) -> Option<u16> {
         match self {
@@ -80,5 +114,24 @@ pub async fn within<T>(
             doing: doing(),
             limit,
         }),
+    }
+}
+
+#[cfg(test)]
+mod chain_tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_by_its_message_only() {
+        let status =
+            kube::core::Status::failure("namespaces \"a\" not found", "NotFound").with_code(404);
+        let error = K8sError::Api {
+            doing: "create Secret a/b".to_owned(),
+            source: Box::new(kube::Error::Api(status.boxed())),
+        };
+        assert_eq!(
+            chain(&error),
+            "create Secret a/b: namespaces \"a\" not found"
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Client, Resource};
 use secrecy::SecretString;
 
 use super::CALL_LIMIT;
@@ -67,6 +67,53 @@ pub async fn value(
         )));
     }
     Ok(SecretString::from(text.trim().to_owned()))
+}
+
+/// Creates a Secret with one value that belongs to `owner` and is collected with it.
+pub async fn create_owned<K>(
+    client: &Client,
+    namespace: &str,
+    reference: &SecretKeyRef,
+    value: &str,
+    owner: &K,
+) -> Result<(), K8sError>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let new = Secret {
+        metadata: kube::api::ObjectMeta {
+            name: Some(reference.name.clone()),
+            owner_references: owner.owner_ref(&()).map(|o| vec![o]),
+            ..Default::default()
+        },
+        string_data: Some(BTreeMap::from([(reference.key.clone(), value.to_owned())])),
+        immutable: Some(true),
+        ..Default::default()
+    };
+    let doing = || format!("create Secret {namespace}/{}", reference.name);
+    match within(CALL_LIMIT, doing, api.create(&PostParams::default(), &new)).await {
+        Ok(_) => Ok(()),
+        // The same name is the same claim: an earlier try of this call got through.
+        Err(e) if e.is_conflict() => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Deletes a Secret; it is gone already: done.
+pub async fn delete(client: &Client, namespace: &str, name: &str) -> Result<(), K8sError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let doing = || format!("delete Secret {namespace}/{name}");
+    match within(
+        CALL_LIMIT,
+        doing,
+        api.delete(name, &DeleteParams::default()),
+    )
+    .await
+    {
+        Err(e) if e.is_gone() => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// The key of the root key Secret that holds the current key.

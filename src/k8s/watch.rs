@@ -11,6 +11,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::error::chain;
 use crate::api::{AgentInstance, AgentPool};
 
 /// What caches keep of instructions: enough for a listing.
@@ -54,19 +55,37 @@ where
         .reflect(writer);
     let run = async move {
         let mut stream = std::pin::pin!(stream);
+        let (mut listed, mut told) = (false, String::new());
         while let Some(event) = stream.next().await {
             match event {
                 Ok(watcher::Event::Apply(o) | watcher::Event::InitApply(o)) => touched(&o, false),
                 Ok(watcher::Event::Delete(o)) => touched(&o, true),
-                Ok(watcher::Event::Init | watcher::Event::InitDone) => {}
+                Ok(watcher::Event::Init) => {}
+                Ok(watcher::Event::InitDone) => {
+                    (listed, told) = (true, String::new());
+                }
                 Err(error) => {
-                    let kind = K::kind(&()).into_owned();
-                    tracing::warn!(kind, error = %error, "watch interrupted; it goes on by itself");
+                    let (kind, text) = (K::kind(&()), chain(&error));
+                    if text == told || (!listed && is_told_elsewhere(&error)) {
+                        tracing::debug!(%kind, error = %text, "watch interrupted");
+                    } else {
+                        tracing::warn!(%kind, error = %text, "watch interrupted; it goes on by itself");
+                        told = text;
+                    }
                 }
             }
         }
     };
     (store, run)
+}
+
+/// No API server or no CRD at the start: the process itself says so once, with the remedy.
+fn is_told_elsewhere(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
+        watcher::Error::InitialListFailed(_) => true,
+        _ => false,
+    }
 }
 
 /// Trims a pool for the cache.

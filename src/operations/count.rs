@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// acceptance: N08, D22, D25
+    /// About: N08, D22, D25
     #[test]
     fn counts_are_read_leniently() {
         let negative = Err(NegativeCount);

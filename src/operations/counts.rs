@@ -134,7 +134,7 @@ fn text(name: Option<&str>) -> String {
 mod tests {
     use super::*;
 
-    /// acceptance: D04
+    /// About: D04
     #[test]
     fn every_key_is_there_and_every_phase_has_one() {
         let mut counts = Counts::default();

@@ -2,6 +2,9 @@
 
 use tracing_subscriber::EnvFilter;
 
+/// The client tells of every failed call as an error, in other words than we do, and we repeat our calls.
+const QUIET: &str = "kube_client::client::builder=off";
+
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -29,13 +32,14 @@ pub enum LogError {
 }
 
 /// Reads a filter: a level, or directives as `RUST_LOG` has them. `warning` is accepted for `warn`, in any case.
+/// At level info kube-runtime is kept to warnings: its span would stand in every line of a reconcile.
 pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
     let level = level.trim();
     let directives = match level.to_ascii_lowercase().as_str() {
-        "" => "info".to_owned(),
+        "" | "info" => "info,kube_runtime=warn".to_owned(),
         "warning" => "warn".to_owned(),
         "silent" | "none" => "off".to_owned(),
-        word @ ("trace" | "debug" | "info" | "warn" | "error" | "off") => word.to_owned(),
+        word @ ("trace" | "debug" | "warn" | "error" | "off") => word.to_owned(),
         _ => level.to_owned(),
     };
     EnvFilter::try_new(directives).map_err(|source| LogError::Filter {
@@ -46,8 +50,14 @@ pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
 
 /// Starts logging for the whole process. Once per process.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
+    let mut filter = filter(level)?;
+    if !["kube", "debug", "trace"].iter().any(|w| level.contains(w))
+        && let Ok(quiet) = QUIET.parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(level)?)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => builder.with_ansi(false).try_init(),
@@ -63,10 +73,10 @@ mod tests {
     #[test]
     fn filters_read_and_bad_ones_name_the_flag() {
         for (given, want) in [
-            ("info", "info"),
+            ("info", "kube_runtime=warn,info"),
             ("WARN", "warn"),
             ("warning", "warn"),
-            ("", "info"),
+            ("", "kube_runtime=warn,info"),
             ("agentpool=debug", "agentpool=debug"),
         ] {
             assert_eq!(filter(given).unwrap().to_string(), want, "{given}");

@@ -24,7 +24,7 @@ fn annotation(world: &World) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// acceptance: D24, D25
+/// About: D24, D25
 #[tokio::test(start_paused = true)]
 async fn drain_takes_the_oldest_idle_ones() {
     let world = World::new();
@@ -71,7 +71,7 @@ async fn drain_takes_the_oldest_idle_ones() {
     assert_eq!(deleted(&world), ["i3", "i2", "i1", "s9", "d8"]);
 }
 
-/// acceptance: N08
+/// About: N08
 #[tokio::test]
 async fn a_negative_drain_is_refused() {
     let world = World::new();
@@ -153,7 +153,7 @@ async fn drain_counts_what_failed() {
     );
 }
 
-/// acceptance: D18
+/// About: D18
 #[tokio::test]
 async fn the_bulk_delete_only_lists() {
     let world = World::new();
@@ -170,7 +170,7 @@ async fn the_bulk_delete_only_lists() {
     assert!(deleted(&world).is_empty());
 }
 
-/// acceptance: D20, D21
+/// About: D20, D21
 #[tokio::test]
 async fn any_phase_can_be_killed() {
     let world = World::new();
@@ -309,7 +309,7 @@ async fn another_pools_agent_is_out_of_reach_but_an_orphan_is_not() {
     assert_eq!(deleted(&world), ["orphan"]);
 }
 
-/// acceptance: D28
+/// About: D28
 #[tokio::test]
 async fn only_a_crashed_agent_is_dismissed() {
     let world = World::new();
@@ -340,7 +340,7 @@ async fn only_a_crashed_agent_is_dismissed() {
     assert_eq!(deleted(&world), ["x"]);
 }
 
-/// acceptance: D22, N06
+/// About: D22, N06
 #[tokio::test(start_paused = true)]
 async fn replenish_asks_the_controller_and_tells_what_it_made() {
     let world = World::new();
@@ -412,7 +412,7 @@ async fn replenish_asks_the_controller_and_tells_what_it_made() {
     );
 }
 
-/// acceptance: D23
+/// About: D23
 #[tokio::test(start_paused = true)]
 async fn replenish_without_a_count_is_a_cycle() {
     let world = World::new();
@@ -445,7 +445,7 @@ async fn replenish_without_a_count_is_a_cycle() {
     );
 }
 
-/// acceptance: D26
+/// About: D26
 #[tokio::test(start_paused = true)]
 async fn reconcile_tells_what_it_cleaned_or_why_not() {
     let world = World::new();

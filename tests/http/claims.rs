@@ -14,7 +14,7 @@ fn answer_with(world: &World, error: ClaimError) {
     *world.claims.answer.lock().unwrap() = Box::new(move |_, _| Err(error.clone()));
 }
 
-/// acceptance: D07, D09, D10, D11
+/// About: D07, D09, D10, D11
 #[tokio::test]
 async fn a_new_conversation() {
     let world = World::new();
@@ -34,7 +34,7 @@ async fn a_new_conversation() {
     assert!(metrics.contains("agentpool_claims_total{namespace=\"agents\",pool=\"staging\",source=\"api\",outcome=\"claimed\"} 1"), "{metrics}");
 }
 
-/// acceptance: D08, D31
+/// About: D08, D31
 #[tokio::test]
 async fn joining_and_waiting_for_acceptance() {
     let world = World::new();
@@ -78,7 +78,7 @@ async fn joining_and_waiting_for_acceptance() {
     );
 }
 
-/// acceptance: D12, D17
+/// About: D12, D17
 #[tokio::test]
 async fn failures_have_their_status_and_code() {
     let world = World::new();
@@ -128,7 +128,7 @@ async fn failures_have_their_status_and_code() {
     );
 }
 
-/// acceptance: D13, D14
+/// About: D13, D14
 #[tokio::test]
 async fn a_bad_request_reaches_nobody() {
     let world = World::new();

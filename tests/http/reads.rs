@@ -27,7 +27,7 @@ fn ids(rows: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// acceptance: D02, D03, E03
+/// About: D02, D03, E03
 #[tokio::test]
 async fn health_and_version() {
     let mut world = World::empty();
@@ -49,7 +49,7 @@ async fn health_and_version() {
     );
 }
 
-/// acceptance: D04
+/// About: D04
 #[tokio::test]
 async fn counts_have_every_key() {
     let world = World::new();
@@ -90,7 +90,7 @@ async fn status_phase_is_not_believed() {
     );
 }
 
-/// acceptance: D05
+/// About: D05
 #[tokio::test]
 async fn agents_in_both_shapes_in_order() {
     let mut world = World::new();
@@ -182,7 +182,7 @@ async fn a_row_has_every_spelling() {
     );
 }
 
-/// acceptance: D06
+/// About: D06
 #[tokio::test]
 async fn status_lists_all_and_tokens_only_if_asked() {
     let world = World::new();

@@ -31,7 +31,7 @@ async fn post(world: &World, content_type: &str, body: impl Into<Body>) -> Answe
         .await
 }
 
-/// acceptance: D29, D06
+/// About: D29, D06
 #[tokio::test(start_paused = true)]
 async fn every_route_asks_for_its_key() {
     for reads in [PublicReads::Full, PublicReads::Redacted, PublicReads::Off] {
@@ -123,7 +123,7 @@ fn the_documented_routes_are_there() {
     }
 }
 
-/// acceptance: E02
+/// About: E02
 #[tokio::test]
 async fn a_rotated_key_takes_effect_at_once() {
     let world = World::new();
@@ -227,7 +227,7 @@ async fn options_and_cors() {
     );
 }
 
-/// acceptance: N10
+/// About: N10
 #[tokio::test(start_paused = true)]
 async fn bodies_are_read_leniently_up_to_a_limit() {
     let world = World::new();
@@ -305,7 +305,7 @@ async fn no_answer_holds_a_secret_that_was_not_asked_for() {
     }
 }
 
-/// acceptance: D01
+/// About: D01
 #[tokio::test]
 async fn the_page_is_html_and_asks_nobody_else() {
     let world = World::empty();

@@ -8,5 +8,22 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod columns;
 mod control_plane;
+mod crd_instance;
+mod crd_pool;
+mod crd_pool_rules;
+mod demo;
+mod http_calls;
+mod http_changes;
+mod http_claim;
+mod http_races;
+mod http_reads;
+mod install;
+mod lifecycle;
+mod railway;
+mod schema;
+mod settings;
+mod settings_railway;
 mod spine;
+mod start;

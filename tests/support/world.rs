@@ -60,7 +60,11 @@ pub fn cluster() -> &'static Cluster {
 
 /// Installs the CRDs of `crds/` as a user would, and waits until they are served.
 pub fn install_crds(cluster: &Cluster) {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
+    install_crds_from(cluster, concat!(env!("CARGO_MANIFEST_DIR"), "/crds"));
+}
+
+/// The same with those of another folder.
+pub fn install_crds_from(cluster: &Cluster, folder: &str) {
     let applied = cluster.kubectl(["apply", "--server-side", "--force-conflicts", "-f", folder]);
     assert!(
         applied.status.success(),
@@ -71,18 +75,26 @@ pub fn install_crds(cluster: &Cluster) {
         "crd/agentpools.pool.convos.org",
         "crd/agentinstances.pool.convos.org",
     ];
-    let waited = cluster.kubectl([
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        crds[0],
-        crds[1],
-    ]);
-    assert!(
-        waited.status.success(),
-        "{}",
-        String::from_utf8_lossy(&waited.stderr)
-    );
+    // kubectl gives up at once on a definition that has no conditions yet.
+    let begun = std::time::Instant::now();
+    loop {
+        let waited = cluster.kubectl([
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            crds[0],
+            crds[1],
+        ]);
+        if waited.status.success() {
+            return;
+        }
+        assert!(
+            begun.elapsed() < LONG,
+            "{}",
+            String::from_utf8_lossy(&waited.stderr)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 impl World {

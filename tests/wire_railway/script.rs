@@ -111,7 +111,9 @@ pub fn named(server: &MockServer, kind: TokenKind, environment: &str) -> Railway
 }
 
 pub fn template() -> Template {
-    template_with(json!({"image": {"reference": "registry.example.com/acme/agent:1"}}))
+    template_with(
+        json!({"image": {"reference": "registry.example.com/acme/agent:1", "digestPolicy": "Off"}}),
+    )
 }
 
 pub fn template_with(source: Value) -> Template {

@@ -19,6 +19,7 @@ use kube::ResourceExt;
 
 use super::Ctx;
 use super::memory;
+use super::ownership;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::api::names;
@@ -27,7 +28,7 @@ use crate::domain::instance::phase;
 use crate::domain::instance::status::{self, Given};
 use crate::domain::instance::view::{Evidence, View};
 use crate::domain::template::Template;
-use crate::k8s::error::K8sError;
+use crate::k8s::error::{K8sError, chain};
 use crate::k8s::patch;
 use observe::Surroundings;
 
@@ -39,9 +40,16 @@ pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Reconciles one instance; when to come back at the latest.
 pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration {
     let name = instance.name_any();
+    if ownership::other_owner_of(&instance, &ctx).is_some() {
+        return ownership::LOOK_AGAIN;
+    }
     let mut object = (*instance).clone();
     let around = observe::gather(&object, &ctx).await;
-    let mut evidence = Evidence::default();
+    // Without a provider nothing can be sent: the decision says so, with the reason.
+    let mut evidence = Evidence {
+        trouble: around.provider.as_ref().err().cloned(),
+        ..Evidence::default()
+    };
     for _ in 0..ROUNDS {
         let decision = observe::judge(&object, &around, &evidence, &ctx).await;
         tracing::debug!(instance = %name, action = ?decision.action, reason = decision.reason.as_str(), "decided");
@@ -76,21 +84,6 @@ fn failed(name: &str, error: &K8sError, ctx: &Ctx) -> Duration {
     ctx.metrics.reconcile_error("instance", "kubernetes");
     tracing::warn!(instance = name, error = %chain(error), "not recorded; coming back");
     Duration::from_secs(2)
-}
-
-/// An error with its causes, each once: kube's own texts repeat theirs.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        let more = e.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = e.source();
-    }
-    text
 }
 
 async fn act(
@@ -186,7 +179,10 @@ async fn record(
         );
         *object = written;
         ctx.memories.with(object, |m| {
-            m.written = ctx.clock.monotonic();
+            // Only a step changes what a listing can tell; a condition does not.
+            if matches!(decision.action, Action::Record(_)) {
+                m.recorded = ctx.clock.monotonic();
+            }
             m.failures = if evidence.trouble.is_some() {
                 m.failures
             } else {

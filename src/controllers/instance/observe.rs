@@ -8,7 +8,6 @@ use kube::{Api, ResourceExt};
 
 use super::super::Ctx;
 use super::super::fleet::{self, Scope, Snapshot};
-use super::chain;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::AgentPool;
 use crate::api::condition::Reason;
@@ -19,6 +18,7 @@ use crate::domain::instance::view::{Evidence, Limits, Listed, View};
 use crate::domain::plan::{Class, Operation, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::Liveness;
 use crate::domain::template::Template;
+use crate::k8s::error::chain;
 use crate::provider::{AgentProvider, Key};
 
 /// What a pass works with, gathered once.
@@ -182,7 +182,7 @@ pub(super) fn listed(
         Some(resource) => Listed::Present(Box::new(resource.clone())),
         // A listing cannot tell of what came after it was begun, nor of what it may still lag behind.
         None => {
-            let written = ctx.memories.with(object, |m| m.written);
+            let recorded = ctx.memories.with(object, |m| m.recorded);
             let lag = if object
                 .status
                 .as_ref()
@@ -192,7 +192,7 @@ pub(super) fn listed(
             } else {
                 Duration::ZERO
             };
-            if snapshot.begun > written + lag {
+            if snapshot.begun > recorded + lag {
                 Listed::Absent
             } else {
                 Listed::Unknown

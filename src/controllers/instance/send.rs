@@ -181,20 +181,32 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
     probe
 }
 
+#[derive(Clone, Copy)]
+enum Question {
+    IsThere,
+    Remove,
+}
+
+async fn ask(
+    object: &AgentInstance,
+    around: &Surroundings,
+    question: Question,
+) -> Result<Presence, Trouble> {
+    let (provider, facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    let answer = match question {
+        Question::IsThere => provider.observe(&around.key, &facts).await,
+        Question::Remove => provider.destroy(&around.key, &facts).await,
+    };
+    answer.map_err(Trouble::from)
+}
+
 pub(super) async fn observe(
     object: &AgentInstance,
     around: &Surroundings,
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    let result = match provider(around) {
-        Ok(provider) => provider
-            .observe(&around.key, &facts_of(object.status.as_ref()))
-            .await
-            .map_err(Trouble::from),
-        Err(trouble) => Err(trouble),
-    };
-    match result {
+    match ask(object, around, Question::IsThere).await {
         Ok(presence) => {
             if matches!(presence, Presence::Present(_)) {
                 ctx.memories.with(object, |m| m.missing = None);
@@ -212,13 +224,7 @@ pub(super) async fn destroy(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    let result = match provider(around) {
-        Ok(provider) => provider
-            .destroy(&around.key, &facts_of(object.status.as_ref()))
-            .await
-            .map_err(Trouble::from),
-        Err(trouble) => Err(trouble),
-    };
+    let result = ask(object, around, Question::Remove).await;
     let now = ctx.clock.monotonic();
     match result {
         Ok(presence) => {

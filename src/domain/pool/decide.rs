@@ -126,21 +126,6 @@ fn blocked(view: &View<'_>, breaker: &Breaker) -> Option<(Reason, String)> {
                 .to_owned(),
         ));
     }
-    if let Some(owner) = view
-        .pool
-        .status
-        .as_ref()
-        .and_then(|s| s.release.as_ref())
-        .filter(|r| r.as_str() != view.release)
-    {
-        return Some((
-            Reason::InvalidSpec,
-            format!(
-                "the pool belongs to release {owner}; this is {}",
-                view.release
-            ),
-        ));
-    }
     match &view.provider {
         ProviderHealth::Pending => {
             return Some((

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use crate::api::agent_pool::TokenKind;
+use crate::api::agent_pool::{DigestPolicy, TokenKind};
 use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::template::Template;
@@ -106,6 +106,18 @@ pub fn supports(template: &Template) -> Result<(), String> {
     Ok(())
 }
 
+/// A pool that wants its tag pinned or nothing: this version cannot resolve a tag, so it is nothing.
+pub fn cannot_pin(template: &Template) -> Option<String> {
+    let image = template.provider.railway.as_ref()?.source.image.as_ref()?;
+    let pinned =
+        image.digest_policy != DigestPolicy::PinOrFail || image.reference.contains("@sha256:");
+    (!pinned).then(|| {
+        "railway.source.image.digestPolicy: PinOrFail is not available in this version, which cannot resolve a tag: \
+         name the image by its digest, or set digestPolicy: \"Off\" to deploy the tag"
+            .to_owned()
+    })
+}
+
 impl RailwayProvider {
     /// With a transport of its own.
     pub fn new(config: RailwayConfig) -> Result<Self, SetupError> {
@@ -185,7 +197,7 @@ impl AgentProvider for RailwayProvider {
                 once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
                 once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
                 once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
-                safe(Step::Ready, UP_DEADLINE),
+                safe(Step::Ready, STEP_DEADLINE),
                 safe(Step::Clean, STEP_DEADLINE),
             ],
             Operation::Recycle | Operation::Destroy => vec![],

@@ -64,6 +64,18 @@ pub(super) async fn by_name(
         .find(|s| s.service_name == name))
 }
 
+/// The service of an instance whose id at Railway is not known: by its name at creation, else by our id at the end of
+/// a name, because a claim renames a service after its agent. Not proven ours by this: read the mark.
+async fn by_key(reach: &Reach<'_>, key: &Key) -> Result<Option<ServiceInstance>, ProviderError> {
+    let suffix = format!("-{}", key.id);
+    let mut all = all_services(reach).await?;
+    let found = all
+        .iter()
+        .position(|s| s.service_name == key.name)
+        .or_else(|| all.iter().position(|s| s.service_name.ends_with(&suffix)));
+    Ok(found.map(|index| all.swap_remove(index)))
+}
+
 /// The service, directly; `None`: Railway says that there is none.
 pub(super) async fn by_id(reach: &Reach<'_>, id: &str) -> Result<Option<ServiceInstance>, Failure> {
     match operation::service_instance(reach.session, &reach.scope.environment, id).await {
@@ -113,7 +125,7 @@ pub(super) async fn observe(
                 read.map_err(|f| f.into_error(Access::Read, format!("read service {}", key.name)))?;
             Ok(read.as_ref().map_or(Presence::Gone, present))
         }
-        None => Ok(by_name(reach, &key.name)
+        None => Ok(by_key(reach, key)
             .await?
             .as_ref()
             .map_or(Presence::Unknown, present)),
@@ -128,7 +140,7 @@ pub(super) async fn destroy(
 ) -> Result<Presence, ProviderError> {
     let id = match known.get(map::SERVICE_ID) {
         Some(id) => id.clone(),
-        None => match by_name(reach, &key.name).await? {
+        None => match by_key(reach, key).await? {
             Some(service) => service.service_id,
             None => return Ok(Presence::Gone),
         },
@@ -138,6 +150,8 @@ pub(super) async fn destroy(
         .await
         .map_err(|f| f.into_error(Access::Read, doing()))?;
     match found {
+        // Only the name led here, and the one service of that name is somebody else's: ours never came to exist.
+        Mark::Foreign if !known.contains_key(map::SERVICE_ID) => return Ok(Presence::Gone),
         Mark::Foreign => {
             let message = format!(
                 "its {OWNER_VARIABLE} is not {}: it is not ours and stays",

@@ -66,6 +66,14 @@ pub fn current<'a>(
 fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
     let name = recorded.name.clone();
     match spec.step {
+        Step::Ready | Step::Clean if view.memory.step_known_for >= spec.deadline => judge(
+            Judgement::Dead,
+            Reason::Stuck,
+            format!(
+                "{name}: not so within {} s of the provider's start",
+                spec.deadline.as_secs()
+            ),
+        ),
         Step::Ready | Step::Clean => verify(view, spec.step == Step::Clean),
         Step::Service(_) => judge(
             Judgement::Dead,

@@ -4,29 +4,30 @@
 //! resourceVersion they were decided on, then exactly these are created. Two leaders do not create twice: the stale
 //! one's write is a 409. Whoever comes next creates what is listed; an id leaves the list when its object was seen.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod requests;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 
 use super::Ctx;
 use super::fleet::{self, Scope};
-use super::instance::chain;
+use super::ownership;
 use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
-use crate::api::agent_pool::{AgentPool, Request, RequestKind};
+use crate::api::agent_pool::{AgentPool, Request};
 use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, INSTANCE_FINALIZER, LABEL_POOL, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
-use crate::domain::instance::phase::{self, Phase};
+use crate::domain::instance::phase;
 use crate::domain::plan::{Facts, Trouble};
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
-use crate::domain::pool::view::{Finished, Member, ProviderHealth, RequestProgress, View};
+use crate::domain::pool::view::{Finished, Member, ProviderHealth, View};
 use crate::domain::template::{self, Template};
 use crate::k8s::apply;
-use crate::k8s::error::K8sError;
+use crate::k8s::error::{K8sError, chain};
 use crate::k8s::patch;
 
 /// How long an object that was created may take to show in the watch before it is looked for.
@@ -52,8 +53,8 @@ struct Run {
     begun: Monotonic,
     /// A listing begun after the request was seen is there.
     listed: bool,
-    /// Instances that the listing lacks.
-    missing: Vec<String>,
+    /// The instances it is about: for Reconcile those that the listing lacks, for Cycle those that were starting.
+    watched: Vec<String>,
 }
 
 /// Reconciles one pool; when to come back at the latest.
@@ -75,6 +76,10 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let name = pool.name_any();
     let key = (namespace.clone(), name.clone());
     let api: Api<AgentPool> = Api::namespaced(ctx.client.clone(), &namespace);
+    if let Some(owner) = ownership::other_owner(pool, &ctx.release) {
+        ownership::stand_back(&api, pool, owner, ctx).await?;
+        return Ok(ownership::LOOK_AGAIN);
+    }
     let deleting = pool.metadata.deletion_timestamp.is_some();
     let held = pool.finalizers().iter().any(|f| f == POOL_FINALIZER);
     if deleting && !held {
@@ -99,8 +104,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
                 .await?,
         )
     };
-    let requests = requests(&pool);
-    let progress = work_on_requests(&pool, &key, &requests, &members, resolved.as_ref(), ctx).await;
+    let requests = open_requests(&pool);
+    let progress =
+        requests::work_on_requests(&pool, &key, &requests, &members, resolved.as_ref(), ctx).await;
     let fresh_ids: Vec<String> = (0..CREATING_MAX)
         .map(|_| names::id_from_bytes(&ctx.rng.bytes()))
         .collect();
@@ -124,7 +130,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let written = apply::write_pool_status(&api, &pool, &new).await?;
     tell(&pool, &key, &decision, ctx).await;
     let settled = written.unwrap_or_else(|| pool.clone());
-    forget_answered(&settled, &key, ctx);
+    requests::forget_answered(&settled, &key, ctx);
     let made = match (&revision, &resolved) {
         (Some(revision), Some(scope)) if !deleting => {
             create(&settled, &key, &creating, revision, &template, scope, ctx).await?
@@ -229,246 +235,11 @@ fn is_waiting(pool: &AgentPool, ctx: &Ctx) -> bool {
 }
 
 /// The open requests of the API; a list that cannot be read is none.
-fn requests(pool: &AgentPool) -> Vec<Request> {
+fn open_requests(pool: &AgentPool) -> Vec<Request> {
     pool.annotations()
         .get(ANNOTATION_REQUESTS)
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default()
-}
-
-// ---- requests -------------------------------------------------------------------------------------------------
-
-async fn work_on_requests(
-    pool: &AgentPool,
-    key: &(String, String),
-    requests: &[Request],
-    members: &[Member],
-    scope: Option<&Scope>,
-    ctx: &Ctx,
-) -> RequestProgress {
-    let answered = pool
-        .status
-        .as_ref()
-        .map(|s| s.requests.clone())
-        .unwrap_or_default();
-    for request in requests.iter().filter(|r| !answered.contains_key(&r.id)) {
-        match request.kind {
-            RequestKind::Cycle => cycle(pool, key, request, scope, ctx).await,
-            RequestKind::Reconcile => full_reconcile(pool, key, request, members, scope, ctx).await,
-            RequestKind::Replenish => {}
-            RequestKind::Recheck | RequestKind::Debug => finish(
-                key,
-                request,
-                Finished {
-                    error: "not available in this version".to_owned(),
-                    ..Finished::default()
-                },
-                ctx,
-            ),
-        }
-    }
-    ctx.with_pool_memory(key, |m| RequestProgress {
-        finished: m.finished.clone(),
-    })
-}
-
-fn finish(key: &(String, String), request: &Request, finished: Finished, ctx: &Ctx) {
-    ctx.with_pool_memory(key, |m| {
-        m.running.remove(&request.id);
-        m.finished.insert(request.id.clone(), finished);
-    });
-}
-
-fn forget_answered(pool: &AgentPool, key: &(String, String), ctx: &Ctx) {
-    let answered: HashSet<String> = pool
-        .status
-        .iter()
-        .flat_map(|s| s.requests.keys().cloned())
-        .collect();
-    ctx.with_pool_memory(key, |m| m.finished.retain(|id, _| !answered.contains(id)));
-}
-
-/// A listing begun after the request, or the trouble that there is none.
-async fn listing_since(
-    begun: Monotonic,
-    scope: &Scope,
-    ctx: &Ctx,
-) -> Result<Arc<fleet::Snapshot>, Trouble> {
-    let age = ctx.clock.monotonic().saturating_sub(begun);
-    ctx.fleet.snapshot(scope, age).await
-}
-
-fn begin(key: &(String, String), request: &Request, ctx: &Ctx) -> (Monotonic, bool) {
-    let now = ctx.clock.monotonic();
-    ctx.with_pool_memory(key, |m| {
-        let run = m.running.entry(request.id.clone()).or_insert(Run {
-            begun: now,
-            listed: false,
-            missing: vec![],
-        });
-        (run.begun, run.listed)
-    })
-}
-
-/// Lists and probes now; done when every running agent was probed since.
-async fn cycle(
-    pool: &AgentPool,
-    key: &(String, String),
-    request: &Request,
-    scope: Option<&Scope>,
-    ctx: &Ctx,
-) {
-    let (begun, listed) = begin(key, request, ctx);
-    let instances = instances_of(pool, ctx);
-    if !listed {
-        if let Some(scope) = scope
-            && let Err(trouble) = listing_since(begun, scope, ctx).await
-        {
-            return finish(
-                key,
-                request,
-                Finished {
-                    error: trouble.message,
-                    ..Finished::default()
-                },
-                ctx,
-            );
-        }
-        ctx.with_pool_memory(key, |m| {
-            m.running.insert(
-                request.id.clone(),
-                Run {
-                    begun,
-                    listed: true,
-                    missing: vec![],
-                },
-            )
-        });
-        for instance in &instances {
-            ctx.memories.with(instance, |m| m.probed = None);
-            ctx.instance_queue
-                .push(ObjectRef::from_obj(instance.as_ref()));
-        }
-        return;
-    }
-    let waits = |i: &&Arc<AgentInstance>| {
-        matches!(phase::phase_of(i), Phase::Idle | Phase::Claimed)
-            && i.status
-                .as_ref()
-                .and_then(|s| s.provider.as_ref())
-                .and_then(|p| p.state.as_deref())
-                == Some("Running")
-            && ctx
-                .memories
-                .with(i, |m| m.probed.is_none_or(|at| at < begun))
-    };
-    let late = ctx.clock.monotonic().saturating_sub(begun) > Duration::from_secs(20);
-    if late || !instances.iter().any(|i| waits(&i)) {
-        finish(key, request, Finished::default(), ctx);
-    }
-}
-
-/// Compares records and provider now, with both looks of "twice"; done when what was missing is dealt with.
-async fn full_reconcile(
-    pool: &AgentPool,
-    key: &(String, String),
-    request: &Request,
-    members: &[Member],
-    scope: Option<&Scope>,
-    ctx: &Ctx,
-) {
-    let (begun, listed) = begin(key, request, ctx);
-    let Some(scope) = scope else {
-        return finish(
-            key,
-            request,
-            Finished {
-                error: "the provider cannot be listed: see the pool's conditions".to_owned(),
-                ..Finished::default()
-            },
-            ctx,
-        );
-    };
-    if !listed {
-        let snapshot = match listing_since(begun, scope, ctx).await {
-            Ok(snapshot) => snapshot,
-            Err(trouble) => {
-                return finish(
-                    key,
-                    request,
-                    Finished {
-                        error: trouble.message,
-                        ..Finished::default()
-                    },
-                    ctx,
-                );
-            }
-        };
-        let missing: Vec<String> = instances_of(pool, ctx)
-            .iter()
-            .filter(|i| i.metadata.deletion_timestamp.is_none())
-            .filter(|i| {
-                let id = i
-                    .status
-                    .as_ref()
-                    .and_then(|s| s.provider.as_ref())
-                    .and_then(|p| p.id.as_ref());
-                id.is_some_and(|id| !snapshot.by_id.contains_key(id))
-            })
-            .map(|i| i.spec.id.clone())
-            .collect();
-        ctx.with_pool_memory(key, |m| {
-            m.running.insert(
-                request.id.clone(),
-                Run {
-                    begun,
-                    listed: true,
-                    missing,
-                },
-            )
-        });
-        for instance in instances_of(pool, ctx) {
-            ctx.instance_queue
-                .push(ObjectRef::from_obj(instance.as_ref()));
-        }
-        return;
-    }
-    let now = ctx.clock.monotonic();
-    let missing = ctx.with_pool_memory(key, |m| {
-        m.running
-            .get(&request.id)
-            .map(|r| r.missing.clone())
-            .unwrap_or_default()
-    });
-    let settled = |id: &&String| {
-        members
-            .iter()
-            .find(|m| &&m.id == id)
-            .is_none_or(|m| matches!(m.phase, Phase::Terminating | Phase::Crashed))
-    };
-    let cleaned: Vec<String> = missing.iter().filter(settled).cloned().collect();
-    let over = now.saturating_sub(begun) > RECONCILE_APART + Duration::from_secs(6);
-    if missing.is_empty() || cleaned.len() == missing.len() || over {
-        finish(
-            key,
-            request,
-            Finished {
-                count: i32::try_from(cleaned.len()).ok(),
-                ids: cleaned,
-                error: String::new(),
-            },
-            ctx,
-        );
-    } else {
-        // The second look is the instance's own: it reads directly, far enough from the listing.
-        for instance in instances_of(pool, ctx)
-            .iter()
-            .filter(|i| missing.contains(&i.spec.id))
-        {
-            ctx.instance_queue
-                .push(ObjectRef::from_obj(instance.as_ref()));
-        }
-    }
 }
 
 // ---- act ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,160 @@
+//! The HTTP API with the real claim service, and its keys.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use axum::Router;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use secrecy::SecretString;
+
+use super::ports::task;
+use super::{Process, RETRY};
+use crate::api::agent_pool::RuntimeAuth;
+use crate::api::{AgentInstance, AgentPool};
+use crate::claim::cache::Candidates;
+use crate::claim::service::ClaimService;
+use crate::config::{API_KEY_VARIABLE, ApiConfig, ApiKeySource};
+use crate::domain::token::Purpose;
+use crate::http::{self, ApiKeys, AppState, ReadyFlag};
+use crate::k8s::secret::RootKeys;
+use crate::operations::Operations;
+
+pub(super) fn api_router(
+    process: &Arc<Process>,
+    api: &ApiConfig,
+    pools: Store<AgentPool>,
+    instances: Store<AgentInstance>,
+) -> Result<Router> {
+    let candidates = Candidates::new(
+        process.client.clone(),
+        instances.clone(),
+        process.clock.clone(),
+        process.rng.clone(),
+    );
+    let claims = ClaimService::new(
+        process.client.clone(),
+        Arc::new(candidates),
+        process.runtime.clone(),
+        process.root_keys.clone(),
+        process.clock.clone(),
+        process.rng.clone(),
+        process.holder.clone(),
+        process.tasks.clone(),
+    );
+    let operations = Operations::new(
+        process.client.clone(),
+        pools.clone(),
+        instances.clone(),
+        process.clock.clone(),
+        process.rng.clone(),
+        process.tasks.clone(),
+    );
+    Ok(http::router(AppState {
+        pools: pools.clone(),
+        instances,
+        claims: Arc::new(claims),
+        operations,
+        tokens: tokens(process.root_keys.clone(), pools),
+        auth: api_keys(process, &api.key)?,
+        settings: Arc::new(api.settings.clone()),
+        ready: process.ready.clone(),
+        metrics: process.metrics.clone(),
+        clock: process.clock.clone(),
+        tasks: process.tasks.clone(),
+    }))
+}
+
+pub(super) fn tokens(root_keys: RootKeys, pools: Store<AgentPool>) -> http::Tokens {
+    Arc::new(move |instance: &AgentInstance| {
+        let namespace = instance.namespace().unwrap_or_default();
+        let pool = pools.get(&ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace));
+        if pool.is_some_and(|p| p.spec.runtime.auth != RuntimeAuth::Instance) {
+            return None;
+        }
+        let status = instance.status.as_ref()?;
+        root_keys.get()?.token(
+            Purpose::Gateway,
+            &instance.spec.id,
+            status.token_seq.unwrap_or(1),
+            status.token_key.as_deref(),
+        )
+    })
+}
+
+/// The API's keys, following their source where it can change.
+pub(super) fn api_keys(process: &Arc<Process>, source: &ApiKeySource) -> Result<ApiKeys> {
+    match source {
+        ApiKeySource::Insecure => {
+            tracing::warn!("--insecure-no-auth: every call is served to everybody");
+            Ok(ApiKeys::insecure())
+        }
+        ApiKeySource::Value(key) => Ok(ApiKeys::new(key)),
+        ApiKeySource::File(path) => {
+            let read = |path: &Path| std::fs::read_to_string(path).map(|t| t.trim().to_owned());
+            let first = read(path)
+                .with_context(|| format!("--api-key-file: cannot read {}", path.display()))?;
+            anyhow::ensure!(
+                !first.is_empty(),
+                "--api-key-file: {} is empty",
+                path.display()
+            );
+            let keys = ApiKeys::new(&SecretString::from(first));
+            let (follower, path, shared) = (keys.clone(), path.clone(), process.clone());
+            task(process, "api key", async move {
+                // A mounted Secret is swapped as a whole: reading it again is cheaper than watching a directory.
+                while !shared.shutdown.is_cancelled() {
+                    if let Some(text) = read(&path).ok().filter(|t| !t.is_empty()) {
+                        follower.replace(&[SecretString::from(text)]);
+                    }
+                    tokio::select! {
+                        () = shared.clock.sleep(RETRY) => {}
+                        () = shared.shutdown.cancelled() => {}
+                    }
+                }
+            });
+            Ok(keys)
+        }
+        ApiKeySource::Secret(name) => Ok(follow_secret(process, name)),
+    }
+}
+
+/// Follows the one Secret with the API key; until it is read, no key fits.
+pub(super) fn follow_secret(process: &Arc<Process>, name: &str) -> ApiKeys {
+    // An empty key fits nothing: until the Secret is read, every call that needs a key is refused.
+    let keys = ApiKeys::new(&SecretString::from(String::new()));
+    let flag: ReadyFlag = process.ready.part("api key");
+    let api: Api<Secret> =
+        Api::namespaced(process.client.clone(), &process.config.release_namespace);
+    let (follower, name, shared) = (keys.clone(), name.to_owned(), process.clone());
+    task(process, "api key", async move {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let stream = watcher(api, config)
+            .default_backoff()
+            .applied_objects()
+            .take_until(shared.shutdown.cancelled());
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            let bytes = event
+                .ok()
+                .and_then(|s| s.data)
+                .and_then(|mut d| d.remove(API_KEY_VARIABLE));
+            let Some(text) = bytes
+                .and_then(|b| String::from_utf8(b.0).ok())
+                .map(|t| t.trim().to_owned())
+                .filter(|t| !t.is_empty())
+            else {
+                tracing::warn!(secret = %name, "the Secret with the API key is not there or lacks {API_KEY_VARIABLE}: calls are refused unless a key was read before");
+                continue;
+            };
+            follower.replace(&[SecretString::from(text)]);
+            flag.set(true);
+            tracing::info!(secret = %name, "API key read");
+        }
+    });
+    keys
+}

@@ -1,0 +1,149 @@
+//! The only place that builds everything and ties it to shutdown.
+//!
+//! The ports are open before anything else is there: `/healthz` answers with the API server down. What needs the
+//! cluster waits for it, says once what it waits for, and never ends the process for it.
+
+mod api;
+mod controllers;
+mod ports;
+mod prerequisites;
+mod watches;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{AgentInstance, AgentPool};
+use crate::clock::{Clock, Rng};
+use crate::config::{Config, Role};
+use crate::controllers::memory::Memories;
+use crate::http::{self, OperationsState, Readiness};
+use crate::k8s::secret::RootKeys;
+use crate::k8s::watch::{self};
+use crate::operations::counts;
+use crate::runtime::AgentRuntime;
+use crate::runtime::client::HttpRuntime;
+use crate::telemetry::Metrics;
+
+use api::api_router;
+use controllers::start_controllers;
+use ports::{listen, serve, until_told, write_ports};
+use prerequisites::{Started, start_prerequisites, start_root_key};
+use watches::{Filled, start_watches};
+
+/// How long a shutdown waits for what is in hand.
+const GRACE: Duration = Duration::from_secs(25);
+/// How often what is missing at start is looked for again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often the root key is read again.
+const ROOT_KEY_EVERY: Duration = Duration::from_secs(60);
+
+/// Everything that the parts of the process share.
+struct Process {
+    config: Config,
+    client: Client,
+    clock: Clock,
+    rng: Rng,
+    metrics: Metrics,
+    ready: Readiness,
+    root_keys: RootKeys,
+    runtime: Arc<dyn AgentRuntime>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    holder: String,
+}
+
+/// Runs a role until it is told to stop.
+pub async fn run(config: Config) -> Result<()> {
+    let process = Arc::new(build(config).await?);
+    let api = match &process.config.api {
+        Some(api) => Some((
+            listen(&process, api.port, "--port (PORT)").await?,
+            api.clone(),
+        )),
+        None => None,
+    };
+    let operations = listen(
+        &process,
+        process.config.operations_port,
+        "--operations-port (AGENTPOOL_OPERATIONS_PORT)",
+    )
+    .await?;
+    write_ports(
+        process.config.ports_file.as_deref(),
+        api.as_ref().map(|(l, _)| l),
+        &operations,
+    )?;
+
+    let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
+    let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
+    let memories = Arc::new(Memories::default());
+    let filled = Filled::default();
+    let (pools, instances) =
+        start_watches(&process, &pool_queue, &instance_queue, &memories, &filled);
+    process
+        .metrics
+        .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
+
+    let state = OperationsState {
+        ready: process.ready.clone(),
+        metrics: process.metrics.clone(),
+    };
+    serve(
+        &process,
+        "operations",
+        operations,
+        http::operations_router(state),
+    );
+    if let Some((listener, api)) = api {
+        let router = api_router(&process, &api, pools.clone(), instances.clone())?;
+        serve(&process, "api", listener, router);
+    }
+    let prepared = start_prerequisites(&process);
+    let rooted = start_root_key(&process, prepared.clone());
+    if process.config.role != Role::Api {
+        start_controllers(
+            &process,
+            (pools, pools_touched, pool_queue),
+            (instances, instances_touched, instance_queue),
+            memories,
+            Started {
+                prepared,
+                rooted,
+                filled,
+            },
+        );
+    }
+    until_told(&process).await;
+    Ok(())
+}
+
+async fn build(config: Config) -> Result<Process> {
+    let client = Client::try_default()
+        .await
+        .context("no cluster: set KUBECONFIG, or run in a pod with a service account")?;
+    let runtime = HttpRuntime::new(config.agent_connect_to.clone())
+        .context("cannot set up HTTP to agents")?;
+    let rng = Rng::system();
+    let host = std::env::var("POD_NAME")
+        .or_else(|_| std::env::var("HOSTNAME"))
+        .unwrap_or_else(|_| "local".to_owned());
+    let holder = format!("{host}-{}", crate::api::names::hex(&rng.bytes::<4>()));
+    Ok(Process {
+        config,
+        client,
+        clock: Clock::system(),
+        rng,
+        metrics: Metrics::new(),
+        ready: Readiness::new(),
+        root_keys: RootKeys::default(),
+        runtime: Arc::new(runtime),
+        tasks: TaskTracker::new(),
+        shutdown: CancellationToken::new(),
+        holder,
+    })
+}

@@ -1,0 +1,268 @@
+//! The requests of the API, worked on over several passes: what is asked for once is done once and answered.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::runtime::reflector::ObjectRef;
+
+use super::{RECONCILE_APART, Run, instances_of};
+use crate::api::agent_instance::AgentInstance;
+use crate::api::agent_pool::{AgentPool, Request, RequestKind};
+use crate::clock::Monotonic;
+use crate::controllers::Ctx;
+use crate::controllers::fleet::{self, Scope};
+use crate::domain::instance::phase::{self, Phase};
+use crate::domain::plan::Trouble;
+use crate::domain::pool::view::{Finished, Member, RequestProgress};
+
+pub(super) async fn work_on_requests(
+    pool: &AgentPool,
+    key: &(String, String),
+    requests: &[Request],
+    members: &[Member],
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) -> RequestProgress {
+    let answered = pool
+        .status
+        .as_ref()
+        .map(|s| s.requests.clone())
+        .unwrap_or_default();
+    for request in requests.iter().filter(|r| !answered.contains_key(&r.id)) {
+        match request.kind {
+            RequestKind::Cycle => cycle(pool, key, request, scope, ctx).await,
+            RequestKind::Reconcile => full_reconcile(pool, key, request, members, scope, ctx).await,
+            RequestKind::Replenish => {}
+            RequestKind::Recheck | RequestKind::Debug => finish(
+                key,
+                request,
+                Finished {
+                    error: "not available in this version".to_owned(),
+                    ..Finished::default()
+                },
+                ctx,
+            ),
+        }
+    }
+    ctx.with_pool_memory(key, |m| RequestProgress {
+        finished: m.finished.clone(),
+    })
+}
+
+fn finish(key: &(String, String), request: &Request, finished: Finished, ctx: &Ctx) {
+    ctx.with_pool_memory(key, |m| {
+        m.running.remove(&request.id);
+        m.finished.insert(request.id.clone(), finished);
+    });
+}
+
+pub(super) fn forget_answered(pool: &AgentPool, key: &(String, String), ctx: &Ctx) {
+    let answered: HashSet<String> = pool
+        .status
+        .iter()
+        .flat_map(|s| s.requests.keys().cloned())
+        .collect();
+    ctx.with_pool_memory(key, |m| m.finished.retain(|id, _| !answered.contains(id)));
+}
+
+/// A listing begun after the request, or the trouble that there is none.
+async fn listing_since(
+    begun: Monotonic,
+    scope: &Scope,
+    ctx: &Ctx,
+) -> Result<Arc<fleet::Snapshot>, Trouble> {
+    let age = ctx.clock.monotonic().saturating_sub(begun);
+    ctx.fleet.snapshot(scope, age).await
+}
+
+fn begin(key: &(String, String), request: &Request, ctx: &Ctx) -> (Monotonic, bool) {
+    let now = ctx.clock.monotonic();
+    ctx.with_pool_memory(key, |m| {
+        let run = m.running.entry(request.id.clone()).or_insert(Run {
+            begun: now,
+            listed: false,
+            watched: vec![],
+        });
+        (run.begun, run.listed)
+    })
+}
+
+/// Lists and probes now; done when every running agent was probed since.
+async fn cycle(
+    pool: &AgentPool,
+    key: &(String, String),
+    request: &Request,
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) {
+    let (begun, listed) = begin(key, request, ctx);
+    let instances = instances_of(pool, ctx);
+    if !listed {
+        if let Some(scope) = scope
+            && let Err(trouble) = listing_since(begun, scope, ctx).await
+        {
+            return finish(
+                key,
+                request,
+                Finished {
+                    error: trouble.message,
+                    ..Finished::default()
+                },
+                ctx,
+            );
+        }
+        let starting = ids_in(&instances, Phase::Provisioning);
+        ctx.with_pool_memory(key, |m| {
+            m.running.insert(
+                request.id.clone(),
+                Run {
+                    begun,
+                    listed: true,
+                    watched: starting,
+                },
+            )
+        });
+        for instance in &instances {
+            ctx.memories.with(instance, |m| m.probed = None);
+            ctx.instance_queue
+                .push(ObjectRef::from_obj(instance.as_ref()));
+        }
+        return;
+    }
+    let waits = |i: &&Arc<AgentInstance>| {
+        matches!(phase::phase_of(i), Phase::Idle | Phase::Claimed)
+            && i.status
+                .as_ref()
+                .and_then(|s| s.provider.as_ref())
+                .and_then(|p| p.state.as_deref())
+                == Some("Running")
+            && ctx
+                .memories
+                .with(i, |m| m.probed.is_none_or(|at| at < begun))
+    };
+    let late = ctx.clock.monotonic().saturating_sub(begun) > Duration::from_secs(20);
+    if late || !instances.iter().any(|i| waits(&i)) {
+        let starting = watched(key, request, ctx);
+        let idle = ids_in(&instances, Phase::Idle);
+        let finished = Finished {
+            count: i32::try_from(starting.len()).ok(),
+            ids: starting
+                .into_iter()
+                .filter(|id| idle.contains(id))
+                .collect(),
+            error: String::new(),
+        };
+        finish(key, request, finished, ctx);
+    }
+}
+
+fn ids_in(instances: &[Arc<AgentInstance>], phase: Phase) -> Vec<String> {
+    let in_phase = instances.iter().filter(|i| phase::phase_of(i) == phase);
+    in_phase.map(|i| i.spec.id.clone()).collect()
+}
+
+fn watched(key: &(String, String), request: &Request, ctx: &Ctx) -> Vec<String> {
+    ctx.with_pool_memory(key, |m| {
+        m.running
+            .get(&request.id)
+            .map(|r| r.watched.clone())
+            .unwrap_or_default()
+    })
+}
+
+/// Compares records and provider now, with both looks of "twice"; done when what was missing is dealt with.
+async fn full_reconcile(
+    pool: &AgentPool,
+    key: &(String, String),
+    request: &Request,
+    members: &[Member],
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) {
+    let (begun, listed) = begin(key, request, ctx);
+    let Some(scope) = scope else {
+        return finish(
+            key,
+            request,
+            Finished {
+                error: "the provider cannot be listed: see the pool's conditions".to_owned(),
+                ..Finished::default()
+            },
+            ctx,
+        );
+    };
+    if !listed {
+        let snapshot = match listing_since(begun, scope, ctx).await {
+            Ok(snapshot) => snapshot,
+            Err(trouble) => {
+                return finish(
+                    key,
+                    request,
+                    Finished {
+                        error: trouble.message,
+                        ..Finished::default()
+                    },
+                    ctx,
+                );
+            }
+        };
+        let missing: Vec<String> = instances_of(pool, ctx)
+            .iter()
+            .filter(|i| i.metadata.deletion_timestamp.is_none())
+            .filter(|i| {
+                let id = i
+                    .status
+                    .as_ref()
+                    .and_then(|s| s.provider.as_ref())
+                    .and_then(|p| p.id.as_ref());
+                id.is_some_and(|id| !snapshot.by_id.contains_key(id))
+            })
+            .map(|i| i.spec.id.clone())
+            .collect();
+        ctx.with_pool_memory(key, |m| {
+            m.running.insert(
+                request.id.clone(),
+                Run {
+                    begun,
+                    listed: true,
+                    watched: missing,
+                },
+            )
+        });
+        for instance in instances_of(pool, ctx) {
+            ctx.instance_queue
+                .push(ObjectRef::from_obj(instance.as_ref()));
+        }
+        return;
+    }
+    let now = ctx.clock.monotonic();
+    let missing = watched(key, request, ctx);
+    let phase_now = |id: &String| members.iter().find(|m| &m.id == id).map(|m| m.phase);
+    let dropped = |id: &&String| matches!(phase_now(id), None | Some(Phase::Terminating));
+    let settled = |id: &&String| dropped(id) || phase_now(id) == Some(Phase::Crashed);
+    let cleaned: Vec<String> = missing.iter().filter(dropped).cloned().collect();
+    let all_settled = missing.iter().all(|id| settled(&id));
+    let over = now.saturating_sub(begun) > RECONCILE_APART + Duration::from_secs(6);
+    if all_settled || over {
+        finish(
+            key,
+            request,
+            Finished {
+                count: i32::try_from(cleaned.len()).ok(),
+                ids: cleaned,
+                error: String::new(),
+            },
+            ctx,
+        );
+    } else {
+        // The second look is the instance's own: it reads directly, far enough from the listing.
+        for instance in instances_of(pool, ctx)
+            .iter()
+            .filter(|i| missing.contains(&i.spec.id))
+        {
+            ctx.instance_queue
+                .push(ObjectRef::from_obj(instance.as_ref()));
+        }
+    }
+}
