@@ -130,9 +130,6 @@ fn whatever_holds_creations_back_says_so() {
     add(Reason::Pending, &|w| w.provider = ProviderHealth::Pending);
     add(Reason::Pending, &|w| w.revision = None);
     add(Reason::NotSupported, &|w| w.unsupported = Some("no".into()));
-    add(Reason::InvalidSpec, &|w| {
-        w.status().release = Some("theirs".into())
-    });
     add(Reason::CredentialsInvalid, &|w| {
         w.provider = ProviderHealth::Trouble(trouble(Reason::CredentialsInvalid))
     });

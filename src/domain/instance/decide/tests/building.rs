@@ -153,6 +153,18 @@ fn provisioning_that_is_stuck_is_dead() {
 }
 
 #[test]
+fn ready_and_clean_have_their_own_deadline() {
+    for index in [3, 4] {
+        let waiting = |s| building(index, "Intended").memory(|m| m.step_known_for = seconds(s));
+        assert_acts(waiting(599), Action::Probe);
+        assert_judged(waiting(600), Judgement::Dead, Reason::Stuck);
+    }
+    // Back from a claim no step is recorded: there the phase's own limit stands.
+    let long_ago = back().memory(|m| m.step_known_for = seconds(600));
+    assert_acts(long_ago, Action::Probe);
+}
+
+#[test]
 fn a_template_that_cannot_be_read_now_kills_nothing() {
     for case in [
         building(0, "Intended"),
