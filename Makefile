@@ -44,7 +44,7 @@ $(CARGO) run -q --bin agentpool -- crds --kind $(1) >crds/$(2).yaml.tmp && test 
 endef
 
 bench: ## Benchmarks
-	$(CARGO) bench --bench decide
+	$(CARGO) bench --no-default-features --bench decide
 
 acceptance: ## What the last `make test` showed, row by row of docs/acceptance.md
 	@tests/acceptance.sh $(ARGS)
