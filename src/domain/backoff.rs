@@ -27,9 +27,10 @@ pub fn after(trouble: &Trouble, failures: u32) -> Duration {
     trouble.retry_after.unwrap_or(own)
 }
 
-/// Spreads a duration by ± 10 %: `fraction` is a random number in `0.0..1.0`.
+/// Spreads a duration by up to 10 %, later only: whoever came before the time that it asked for would find a listing
+/// of this tick still fresh, and the next one would be two ticks old. `fraction` is a random number in `0.0..1.0`.
 pub fn jittered(duration: Duration, fraction: f64) -> Duration {
-    duration.mul_f64(0.9 + 0.2 * fraction.clamp(0.0, 1.0))
+    duration.mul_f64(1.0 + 0.1 * fraction.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -56,9 +57,9 @@ mod tests {
     }
 
     #[test]
-    fn jitter_stays_within_ten_percent() {
+    fn jitter_stays_within_ten_percent_and_is_never_early() {
         let d = Duration::from_secs(10);
-        assert_eq!(jittered(d, 0.0), Duration::from_secs(9));
+        assert_eq!(jittered(d, 0.0), Duration::from_secs(10));
         assert_eq!(jittered(d, 1.0), Duration::from_secs(11));
     }
 }

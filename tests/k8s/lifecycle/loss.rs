@@ -1,7 +1,5 @@
 //! What goes behind our back, and what stays when its pool goes.
 
-use std::time::Duration;
-
 use agentpool::api::LABEL_PROTECTED;
 use agentpool::domain::instance::phase::{Phase, phase_of};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -108,7 +106,7 @@ async fn a_protected_agent_outlives_its_pool() {
 async fn a_claimed_agent_outlives_its_pool_unless_the_policy_is_destroy() {
     for policy in ["Orphan", "Destroy"] {
         let spec = json!({"minIdle": 2, "tickIntervalSeconds": 1, "deletionPolicy": policy});
-        let world = World::with_pool(&policy.to_lowercase(), spec).await;
+        let mut world = World::with_pool(&policy.to_lowercase(), spec).await;
         let answer = world.claim("Tokyo Trip").await;
         let id = answer.body["instanceId"].as_str().unwrap();
         let claimed = world.instance(id).await.unwrap();
@@ -120,10 +118,18 @@ async fn a_claimed_agent_outlives_its_pool_unless_the_policy_is_destroy() {
         } else {
             assert_eq!(ids(&left), ids(std::slice::from_ref(&claimed)));
             assert_eq!(live.len(), 1, "{live:?}");
-            // It is looked after further, and it lives.
-            tokio::time::timeout(Duration::from_secs(40), ticks(&world, 1))
-                .await
-                .expect("still listed");
+            // It is looked after further, also by a process that never knew its pool, and it lives.
+            world.operator().kill();
+            let before = world.sim.calls("railway").await.len();
+            world.start_operator(&[]);
+            until("listed again", LONG, || async {
+                let calls = world.sim.calls("railway").await.split_off(before);
+                calls
+                    .iter()
+                    .any(|c| c["operation"] == "RwFleet")
+                    .then_some(())
+            })
+            .await;
             let now = world.instance(id).await.unwrap();
             assert_eq!(phase_of(&now), Phase::Claimed);
             let agents = world.sim.state("agents").await;
