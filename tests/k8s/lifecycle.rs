@@ -330,6 +330,31 @@ async fn a_failed_creation_leaves_nothing_and_the_breaker_stops_it() {
     world.finish().await;
 }
 
+/// An image that starts and then crashes never was in stock: it counts as a failed creation, or it would be paid for
+/// again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_crash_before_they_are_ready_open_the_breaker() {
+    let world = World::start("crashing").await;
+    let timings = json!({"timings": {"app_boot": 600}});
+    world.sim.set("railway", timings).await;
+    let fault = json!({"match": {}, "fault": {"kind": "crash_after", "seconds": 2}});
+    world.sim.fault("railway", fault).await;
+    let spec = json!({"minIdle": 1, "tickIntervalSeconds": 1, "circuitBreaker": {"failures": 2, "backoffSeconds": 600}});
+    world.create_pool(POOL, spec).await;
+    until("the breaker opens", LONG, || async {
+        let open = world.pool_condition("CircuitOpen").await?;
+        (open.0 == "True").then_some(())
+    })
+    .await;
+    let made = world.sim.services_ever().await.len();
+    assert!(made <= 3, "{made} paid for before the breaker opened");
+    holds("nothing new is tried", Duration::from_secs(3), || async {
+        world.sim.services_ever().await.len() == made
+    })
+    .await;
+    world.finish().await;
+}
+
 /// acceptance: B26
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_are_twelve_characters_and_names_fit_railway() {

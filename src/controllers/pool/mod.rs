@@ -175,12 +175,10 @@ fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {
 
 fn member(instance: &AgentInstance) -> Member {
     let verdict = instance.status.as_ref().and_then(|s| s.verdict.as_ref());
-    let failed = verdict.filter(|v| {
-        matches!(
-            Reason::parse(&v.reason),
-            Some(Reason::CreateFailed | Reason::Stuck)
-        )
-    });
+    // What was never in stock is a failed creation, whatever ended it: an image that starts and then crashes, or comes
+    // up bound, would otherwise be created without end.
+    let never_proven = instance.status.as_ref().is_some_and(|s| s.turn.is_none());
+    let failed = verdict.filter(|_| never_proven);
     Member {
         id: instance.spec.id.clone(),
         object: instance.name_any(),
