@@ -163,18 +163,27 @@ async fn what_a_claim_leaves_in_the_record() {
         let invite = status.invite_url.unwrap();
         assert_eq!(answer.body["inviteUrl"], invite.as_str());
 
-        // Kept whole where it fits, else its beginning, and the agent has all of it.
+        // Kept whole where it fits, else its beginning and all of it in a Secret that goes with the instance.
         let kept = claim.instructions.unwrap();
-        assert!(
-            kept.len() <= 4096 && instructions.starts_with(&kept),
-            "{} bytes",
-            kept.len()
-        );
-        assert!(
-            kept.len() == instructions.len() || kept.len() > 4090,
-            "{}",
-            kept.len()
-        );
+        assert!(instructions.starts_with(&kept), "{kept}");
+        match &claim.instructions_secret_ref {
+            None => assert_eq!((&kept, instructions.len() <= 4096), (instructions, true)),
+            Some(reference) => {
+                assert!(
+                    instructions.len() > 4096 && kept.len() <= 256,
+                    "{}",
+                    kept.len()
+                );
+                let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.namespace);
+                let secret = secrets.get(&reference.name).await.unwrap();
+                assert_eq!(
+                    &secret.data.unwrap()[&reference.key].0,
+                    instructions.as_bytes()
+                );
+                let owner = &secret.metadata.owner_references.unwrap()[0];
+                assert_eq!(Some(&owner.uid), instance.metadata.uid.as_ref());
+            }
+        }
         let service = instance
             .status
             .clone()
