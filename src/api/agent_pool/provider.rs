@@ -1,0 +1,269 @@
+//! Where the agents of a pool run.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigMapKeyRef, SecretKeyRef};
+
+/// Where the agents run: exactly one member.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Provider {
+    /// Railway services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub railway: Option<Railway>,
+    /// Fly.io Sprites.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sprites: Option<Sprites>,
+    /// A services API that does all provider work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services_api: Option<ServicesApi>,
+}
+
+/// Agents as Railway services.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.project) != has(self.perInstance)").message("set exactly one of railway.project (one service per agent in a shared project) and railway.perInstance (one project per agent)"),
+    validation = Rule::new("!has(self.perInstance) || self.tokenKind != 'Project'").message("railway.perInstance needs tokenKind: Bearer, because a project token cannot create projects").field_path(".tokenKind")
+)]
+pub struct Railway {
+    /// The Secret with the API token.
+    pub token_secret_ref: SecretKeyRef,
+    /// How the token is sent: Bearer (default) for account and workspace tokens, Project for project tokens. The kinds
+    /// cannot be told apart by looking at the token.
+    #[serde(default)]
+    pub token_kind: TokenKind,
+    /// The Secret with further account tokens, one to a line, used in turn for creating projects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extra_tokens_secret_ref: Option<SecretKeyRef>,
+    /// One service per agent in this project. Best a project with exactly one environment: Railway shows a service in
+    /// every environment of its project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<RailwayProject>,
+    /// One project per agent, in this workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_instance: Option<RailwayPerInstance>,
+    /// What is deployed: exactly one of image and repository. Default: the default image.
+    #[serde(default)]
+    pub source: RailwaySource,
+    /// The start command; the image's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub start_command: Option<String>,
+}
+
+/// How a Railway token is sent.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TokenKind {
+    /// `Authorization: Bearer`, for account and workspace tokens.
+    #[default]
+    Bearer,
+    /// `Project-Access-Token`, for project tokens.
+    Project,
+}
+
+/// A shared Railway project.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.environmentId) != has(self.environmentName)").message("set exactly one of railway.project.environmentId and railway.project.environmentName"))]
+pub struct RailwayProject {
+    /// The project's id, a UUID.
+    #[schemars(length(min = 1, max = 64))]
+    pub project_id: String,
+    /// The environment's id, a UUID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub environment_id: Option<String>,
+    /// The environment's name, in any letter case; resolved to its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub environment_name: Option<String>,
+}
+
+/// A Railway project for each agent.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RailwayPerInstance {
+    /// The workspace in which the projects are created, a UUID.
+    #[schemars(length(min = 1, max = 64))]
+    pub workspace_id: String,
+}
+
+/// What a Railway service runs: exactly one member.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.image) != has(self.repository)").message("set exactly one of railway.source.image and railway.source.repository"))]
+pub struct RailwaySource {
+    /// A pre-built image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+    /// A repository that Railway builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositorySource>,
+}
+
+impl Default for RailwaySource {
+    fn default() -> Self {
+        Self {
+            image: Some(ImageSource {
+                reference: default_image(),
+                digest_policy: DigestPolicy::default(),
+            }),
+            repository: None,
+        }
+    }
+}
+
+fn default_image() -> String {
+    "ghcr.io/xmtplabs/convos-runtime:latest".to_owned()
+}
+
+/// A pre-built image.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    /// The image, by tag or by digest. Default `ghcr.io/xmtplabs/convos-runtime:latest`. Its name tells the agent's kind: `convos-runtime-hermes` is Hermes, else OpenClaw.
+    #[serde(default = "default_image")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^\s]+$"))]
+    pub reference: String,
+    /// Whether a tag is resolved to a digest before it is deployed. PinOrFail (default) creates nothing while it
+    /// cannot be; PinOrTag falls back to the tag; "Off" (in quotes: YAML takes the bare word for a boolean) deploys what is written.
+    #[serde(default)]
+    pub digest_policy: DigestPolicy,
+}
+
+/// Whether a tag is pinned to a digest.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DigestPolicy {
+    /// Pin, or create nothing.
+    #[default]
+    PinOrFail,
+    /// Pin, or take the tag.
+    PinOrTag,
+    /// Take what is written.
+    Off,
+}
+
+/// A repository that Railway builds.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepositorySource {
+    /// `owner/name`.
+    #[schemars(length(min = 3, max = 255), regex(pattern = r"^[^/\s]+/[^/\s]+$"))]
+    pub repo: String,
+    /// The branch; the repository's default branch if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub branch: Option<String>,
+    /// The directory to build in; the repository's root if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub root_directory: Option<String>,
+}
+
+/// Agents as Fly.io Sprites.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sprites {
+    /// The Secret with the API token.
+    pub token_secret_ref: SecretKeyRef,
+    /// How a new sprite is set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<SpritesSetup>,
+    /// What the set-up builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SpritesSource>,
+    /// Which sprites are kept awake, and thereby billed all the time. Default Claimed.
+    #[serde(default)]
+    pub keep_awake: KeepAwake,
+    /// How often sprites that are kept awake are probed, in seconds. Default 20.
+    #[serde(default = "default_heartbeat")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub heartbeat_seconds: i32,
+    /// How long a claim waits for a sprite to wake, in seconds. Default 30.
+    #[serde(default = "default_wake")]
+    #[schemars(range(min = 1, max = 300))]
+    pub wake_timeout_seconds: i32,
+    /// Whether join requests are processed by exec after a claim, as the first generation did. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub poll_join_requests: bool,
+}
+
+fn default_heartbeat() -> i32 {
+    20
+}
+fn default_wake() -> i32 {
+    30
+}
+
+/// How a new sprite is set up.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpritesSetup {
+    /// The ConfigMap with a script that replaces the built-in set-up.
+    pub script_config_map_ref: ConfigMapKeyRef,
+}
+
+/// What a sprite's set-up builds.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpritesSource {
+    /// The agent's git repository.
+    pub git: GitSource,
+}
+
+/// A git reference.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSource {
+    /// A branch or tag. Default: main in production, else staging.
+    #[schemars(length(min = 1, max = 255))]
+    #[serde(rename = "ref")]
+    pub reference: String,
+}
+
+/// Which sprites are kept awake.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeepAwake {
+    /// Idle and claimed ones.
+    Always,
+    /// Claimed ones.
+    #[default]
+    Claimed,
+    /// None.
+    Never,
+}
+
+/// All provider work done by a services API.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicesApi {
+    /// Its base address.
+    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://[^\s]+$"))]
+    pub url: String,
+    /// The Secret with its API key.
+    pub api_key_secret_ref: SecretKeyRef,
+    /// The tools that each instance gets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63)))]
+    pub tools: Vec<String>,
+    /// Ids for links to the provider's pages on the dashboard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<ServicesApiLinks>,
+}
+
+/// Ids for links to the provider's pages.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicesApiLinks {
+    /// The Railway project's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub project_id: Option<String>,
+    /// The Railway environment's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub environment_id: Option<String>,
+}
