@@ -126,8 +126,9 @@ fn one_command_runs_every_test() {
     };
     let commands = text(
         Command::new("make")
-            .args(["-n", "test"])
-            .env_remove("MAKEFLAGS"),
+            .args(["-n", "--no-print-directory", "test"])
+            .env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL"),
     );
     assert_eq!(commands.trim(), "tests/run", "and no filter");
     let metadata =
