@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -67,6 +68,8 @@ pub struct Config {
     pub release: String,
     /// Where the release's own Secrets and lease are.
     pub release_namespace: String,
+    /// The term of the controllers' lease.
+    pub lease_term: Duration,
     /// The Secret with the root key.
     pub root_key_secret: String,
     /// The cluster's id, where it is set rather than read.
@@ -172,6 +175,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
         namespace,
         release,
         release_namespace,
+        lease_term: Duration::from_secs(args.lease_seconds.into()),
         cluster_id: cluster_id(args.cluster_id)?,
         railway_url: url("--railway-url (AGENTPOOL_RAILWAY_URL)", &args.railway_url)?,
         agent_connect_to: host_port(args.agent_connect_to)?,

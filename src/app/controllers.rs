@@ -8,6 +8,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use secrecy::SecretString;
 
 use super::Process;
+use super::leadership;
 use super::ports::task;
 use super::prerequisites::{Started, cluster_id, insist, wait_for};
 use crate::api::{AgentInstance, AgentPool};
@@ -19,7 +20,6 @@ use crate::controllers::{self, Ctx};
 use crate::domain::plan::Trouble;
 use crate::domain::template::Template;
 use crate::k8s::event::Events;
-use crate::k8s::watch::Queue;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
 use crate::provider::{AgentProvider, Class};
@@ -29,92 +29,129 @@ pub(super) type Touched<K> = tokio::sync::mpsc::UnboundedReceiver<ObjectRef<K>>;
 
 pub(super) fn start_controllers(
     process: &Arc<Process>,
-    pools: (Store<AgentPool>, Touched<AgentPool>, Queue<AgentPool>),
-    instances: (
-        Store<AgentInstance>,
-        Touched<AgentInstance>,
-        Queue<AgentInstance>,
-    ),
+    pools: (Store<AgentPool>, Touched<AgentPool>),
+    instances: (Store<AgentInstance>, Touched<AgentInstance>),
     memories: Arc<Memories>,
     started: Started,
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        if !wait_for(&shared, started.prepared.wait()).await {
-            return;
-        }
-        let Some(cluster_id) = insist(&shared, || cluster_id(&shared)).await else {
+        let Some((cluster_id, transport)) = prepare(&shared, &started).await else {
             return;
         };
-        if !wait_for(&shared, started.rooted.wait()).await {
+        let ((pools, mut pools_touched), (instances, mut instances_touched)) = (pools, instances);
+        let mut candidate = leadership::candidate(&shared);
+        let leads = tokio::select! {
+            leads = leadership::lead(&shared, &mut candidate) => leads,
+            () = leadership::drop_touched(&mut pools_touched, &mut instances_touched) => false,
+        };
+        if !leads {
             return;
         }
-        let transport = match Transport::new(&shared.config.railway_url, shared.clock.clone()) {
-            Ok(transport) => transport,
-            Err(error) => {
-                tracing::error!(%error, "cannot set up HTTP to Railway");
-                return;
-            }
-        };
-        let (pool_store, pools_touched, pool_queue) = pools;
-        let (instance_store, instances_touched, instance_queue) = instances;
-        if !wait_for(&shared, started.filled.wait()).await {
-            return;
-        }
-        let connect = Connector {
-            transport,
-            config: shared.config.clone(),
-            clock: shared.clock.clone(),
-            metrics: shared.metrics.clone(),
-        };
-        let ctx = Arc::new(Ctx {
-            client: shared.client.clone(),
-            pools: pool_store.clone(),
-            instances: instance_store.clone(),
-            pool_queue,
-            instance_queue,
-            fleet: Fleet::new(
-                shared.client.clone(),
-                shared.clock.clone(),
-                Arc::new(connect),
-            ),
-            runtime: shared.runtime.clone(),
-            memories,
-            events: Events::new(shared.client.clone(), "agentpool", &shared.holder),
-            clock: shared.clock.clone(),
-            rng: shared.rng.clone(),
-            root_keys: shared.root_keys.clone(),
-            cluster_id,
-            release: shared.config.release.clone(),
-            public_url: shared.config.public_url.clone(),
-            metrics: shared.metrics.clone(),
-            pool_memories: Mutex::default(),
-        });
+        let stores = (pools.clone(), instances.clone());
+        let ctx = context(&shared, stores, memories, (cluster_id, transport));
         tracing::info!(
-            pools = pool_store.len(),
-            instances = instance_store.len(),
+            pools = pools.len(),
+            instances = instances.len(),
             "reconciling"
         );
-        let stop = &shared.shutdown;
-        tokio::join!(
-            controllers::run(
-                "pool",
-                ctx.clone(),
-                pool_store,
-                pools_touched,
-                stop.clone(),
-                controllers::pool::reconcile
-            ),
-            controllers::run(
-                "instance",
-                ctx,
-                instance_store,
-                instances_touched,
-                stop.clone(),
-                controllers::instance::reconcile
-            ),
+        leadership::touch_all(&shared, &pools, &instances);
+        let work = work(
+            &shared,
+            ctx,
+            (pools, pools_touched),
+            (instances, instances_touched),
         );
+        // The term is renewed while a shutdown finishes what is in hand, and let go only then.
+        tokio::select! {
+            () = work => {}
+            () = leadership::keep(&shared, &mut candidate) => {}
+        }
+        candidate.release().await;
     });
+}
+
+/// What the controllers need before they can lead; `None` where the process stops meanwhile.
+async fn prepare(process: &Process, started: &Started) -> Option<(String, Transport)> {
+    if !wait_for(process, started.prepared.wait()).await {
+        return None;
+    }
+    let cluster_id = insist(process, || cluster_id(process)).await?;
+    if !wait_for(process, started.rooted.wait()).await
+        || !wait_for(process, started.filled.wait()).await
+    {
+        return None;
+    }
+    match Transport::new(&process.config.railway_url, process.clock.clone()) {
+        Ok(transport) => Some((cluster_id, transport)),
+        Err(error) => {
+            tracing::error!(%error, "cannot set up HTTP to Railway");
+            None
+        }
+    }
+}
+
+fn context(
+    process: &Arc<Process>,
+    (pools, instances): (Store<AgentPool>, Store<AgentInstance>),
+    memories: Arc<Memories>,
+    (cluster_id, transport): (String, Transport),
+) -> Arc<Ctx> {
+    let connect = Connector {
+        transport,
+        config: process.config.clone(),
+        clock: process.clock.clone(),
+        metrics: process.metrics.clone(),
+    };
+    let (client, clock) = (process.client.clone(), process.clock.clone());
+    Arc::new(Ctx {
+        fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
+        events: Events::new(client.clone(), "agentpool", &process.holder),
+        client,
+        clock,
+        pools,
+        instances,
+        pool_queue: process.pool_queue.clone(),
+        instance_queue: process.instance_queue.clone(),
+        runtime: process.runtime.clone(),
+        memories,
+        leadership: process.leadership.clone(),
+        rng: process.rng.clone(),
+        root_keys: process.root_keys.clone(),
+        cluster_id,
+        release: process.config.release.clone(),
+        public_url: process.config.public_url.clone(),
+        metrics: process.metrics.clone(),
+        pool_memories: Mutex::default(),
+    })
+}
+
+/// The reconcilers, until the process stops.
+async fn work(
+    process: &Process,
+    ctx: Arc<Ctx>,
+    (pools, pools_touched): (Store<AgentPool>, Touched<AgentPool>),
+    (instances, instances_touched): (Store<AgentInstance>, Touched<AgentInstance>),
+) {
+    let stop = &process.shutdown;
+    tokio::join!(
+        controllers::run(
+            "pool",
+            ctx.clone(),
+            pools,
+            pools_touched,
+            stop.clone(),
+            controllers::pool::reconcile
+        ),
+        controllers::run(
+            "instance",
+            ctx,
+            instances,
+            instances_touched,
+            stop.clone(),
+            controllers::instance::reconcile
+        ),
+    );
 }
 
 /// Makes the real providers.

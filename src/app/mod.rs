@@ -5,11 +5,13 @@
 
 mod api;
 mod controllers;
+mod leadership;
 mod ports;
 mod prerequisites;
 mod watches;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -22,8 +24,9 @@ use crate::clock::{Clock, Rng};
 use crate::config::{Config, Role};
 use crate::controllers::memory::Memories;
 use crate::http::{self, OperationsState, Readiness};
+use crate::k8s::lease::Leadership;
 use crate::k8s::secret::RootKeys;
-use crate::k8s::watch::{self};
+use crate::k8s::watch::{self, Queue};
 use crate::operations::counts;
 use crate::runtime::AgentRuntime;
 use crate::runtime::client::HttpRuntime;
@@ -55,11 +58,18 @@ struct Process {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     holder: String,
+    leadership: Leadership,
+    pool_queue: Queue<AgentPool>,
+    instance_queue: Queue<AgentInstance>,
+    /// Set where the process stops by itself and not because it was told to.
+    failed: AtomicBool,
 }
 
-/// Runs a role until it is told to stop.
+/// Runs a role until it is told to stop; an error where it stops by itself.
 pub async fn run(config: Config) -> Result<()> {
-    let process = Arc::new(build(config).await?);
+    let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
+    let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
+    let process = Arc::new(build(config, pool_queue, instance_queue).await?);
     let api = match &process.config.api {
         Some(api) => Some((
             listen(&process, api.port, "--port (PORT)").await?,
@@ -79,12 +89,9 @@ pub async fn run(config: Config) -> Result<()> {
         &operations,
     )?;
 
-    let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
-    let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
     let memories = Arc::new(Memories::default());
     let filled = Filled::default();
-    let (pools, instances) =
-        start_watches(&process, &pool_queue, &instance_queue, &memories, &filled);
+    let (pools, instances) = start_watches(&process, &memories, &filled);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -105,11 +112,18 @@ pub async fn run(config: Config) -> Result<()> {
     }
     let prepared = start_prerequisites(&process);
     let rooted = start_root_key(&process, prepared.clone());
-    if process.config.role != Role::Api {
+    if process.config.role == Role::Api {
+        // Nobody takes from the queues: with their receivers they are closed, and hold nothing.
+        drop((pools_touched, instances_touched));
+    } else {
+        let leadership = process.leadership.clone();
+        process
+            .metrics
+            .set_leader_source(move || leadership.holds());
         start_controllers(
             &process,
-            (pools, pools_touched, pool_queue),
-            (instances, instances_touched, instance_queue),
+            (pools, pools_touched),
+            (instances, instances_touched),
             memories,
             Started {
                 prepared,
@@ -119,10 +133,18 @@ pub async fn run(config: Config) -> Result<()> {
         );
     }
     until_told(&process).await;
+    anyhow::ensure!(
+        !process.failed.load(Ordering::SeqCst),
+        "stopped by itself; the reason is in the log above"
+    );
     Ok(())
 }
 
-async fn build(config: Config) -> Result<Process> {
+async fn build(
+    config: Config,
+    pool_queue: Queue<AgentPool>,
+    instance_queue: Queue<AgentInstance>,
+) -> Result<Process> {
     let client = Client::try_default()
         .await
         .context("no cluster: set KUBECONFIG, or run in a pod with a service account")?;
@@ -133,10 +155,12 @@ async fn build(config: Config) -> Result<Process> {
         .or_else(|_| std::env::var("HOSTNAME"))
         .unwrap_or_else(|_| "local".to_owned());
     let holder = format!("{host}-{}", crate::api::names::hex(&rng.bytes::<4>()));
+    let clock = Clock::system();
     Ok(Process {
         config,
         client,
-        clock: Clock::system(),
+        leadership: Leadership::new(clock.clone()),
+        clock,
         rng,
         metrics: Metrics::new(),
         ready: Readiness::new(),
@@ -145,5 +169,8 @@ async fn build(config: Config) -> Result<Process> {
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         holder,
+        pool_queue,
+        instance_queue,
+        failed: AtomicBool::new(false),
     })
 }

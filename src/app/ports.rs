@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -58,12 +59,13 @@ pub(super) fn task(
     name: &'static str,
     work: impl Future<Output = ()> + Send + 'static,
 ) {
-    let shutdown = process.shutdown.clone();
+    let shared = process.clone();
     process.tasks.spawn(async move {
         work.await;
-        if !shutdown.is_cancelled() {
+        if !shared.shutdown.is_cancelled() {
             tracing::error!(task = name, "a task ended early: the process stops");
-            shutdown.cancel();
+            shared.failed.store(true, Ordering::SeqCst);
+            shared.shutdown.cancel();
         }
     });
 }

@@ -10,7 +10,7 @@ use super::Process;
 use super::ports::task;
 use crate::api::{AgentInstance, AgentPool};
 use crate::controllers::memory::Memories;
-use crate::k8s::watch::{self, Queue};
+use crate::k8s::watch;
 
 /// Whether the stores have had their first list.
 ///
@@ -30,13 +30,11 @@ impl Filled {
 
 pub(super) fn start_watches(
     process: &Arc<Process>,
-    pool_queue: &Queue<AgentPool>,
-    instance_queue: &Queue<AgentInstance>,
     memories: &Arc<Memories>,
     filled: &Filled,
 ) -> (Store<AgentPool>, Store<AgentInstance>) {
     let namespace = process.config.namespace.as_deref();
-    let queue = pool_queue.clone();
+    let queue = process.pool_queue.clone();
     let (pools, watching) = watch::start(
         watch::api(&process.client, namespace),
         watch::trim_pool,
@@ -51,7 +49,8 @@ pub(super) fn start_watches(
         watching,
         &filled.pools,
     );
-    let (own, of_pools, memories) = (instance_queue.clone(), pool_queue.clone(), memories.clone());
+    let (own, of_pools) = (process.instance_queue.clone(), process.pool_queue.clone());
+    let memories = memories.clone();
     let touched = move |instance: &AgentInstance, gone: bool| {
         if gone {
             memories.forget(instance);

@@ -64,6 +64,10 @@ pub struct CommonArgs {
     /// The namespace of the release's own Secrets and lease [default: --namespace, else default].
     #[arg(long, env = "AGENTPOOL_RELEASE_NAMESPACE")]
     pub(super) release_namespace: Option<String>,
+    /// How long a silent leader is waited for before another replica takes over, 3 to 120 s. It is also how long a
+    /// restart after a crash takes; the leader itself stops after two thirds of it without a renewal.
+    #[arg(long, env = "AGENTPOOL_LEASE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u8).range(3..=120))]
+    pub(super) lease_seconds: u8,
     /// The Secret with the root key that agents' tokens are derived from [default: <release>-root-key].
     #[arg(long, env = "AGENTPOOL_ROOT_KEY_SECRET")]
     pub(super) root_key_secret: Option<String>,

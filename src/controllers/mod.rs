@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{AgentInstance, AgentPool};
 use crate::clock::{Clock, Rng};
 use crate::k8s::event::Events;
+use crate::k8s::lease::Leadership;
 use crate::k8s::secret::RootKeys;
 use crate::k8s::watch::Queue;
 use crate::runtime::AgentRuntime;
@@ -29,6 +30,8 @@ pub mod pool;
 use fleet::Fleet;
 use memory::Memories;
 
+/// When to look again after a term that ended in the middle of a pass; the process ends before.
+pub const NOT_LEADING: Duration = Duration::from_secs(1);
 /// How many objects of a kind are reconciled at a time.
 pub const CONCURRENCY: u16 = 64;
 
@@ -50,6 +53,8 @@ pub struct Ctx {
     pub runtime: Arc<dyn AgentRuntime>,
     /// What this process remembers of instances.
     pub memories: Arc<Memories>,
+    /// Whether this process leads: asked right before whatever only a leader may do.
+    pub leadership: Leadership,
     /// Events.
     pub events: Events,
     /// Time.

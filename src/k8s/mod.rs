@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod error;
 pub mod event;
+pub mod lease;
 pub mod patch;
 pub mod secret;
 pub mod watch;

@@ -85,6 +85,7 @@ pub struct PoolSample {
 }
 
 type PoolSource = Arc<dyn Fn() -> Vec<PoolSample> + Send + Sync>;
+type LeaderSource = Arc<dyn Fn() -> bool + Send + Sync>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClaimLabels {
@@ -197,9 +198,7 @@ impl Metrics {
             "Time of requests to the API",
             request_seconds.clone(),
         );
-        let pools = Arc::new(Pools {
-            source: RwLock::new(None),
-        });
+        let pools = Arc::new(Pools::default());
         registry.register_collector(Box::new(pools.clone()));
         let inner = Inner {
             registry,
@@ -223,6 +222,17 @@ impl Metrics {
             .inner
             .pools
             .source
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(source));
+    }
+
+    /// Sets where the gauge `agentpool_leader` comes from at each scrape. Without one there is no such gauge: the API
+    /// alone is never a candidate.
+    pub fn set_leader_source(&self, source: impl Fn() -> bool + Send + Sync + 'static) {
+        *self
+            .inner
+            .pools
+            .leads
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(source));
     }
@@ -332,9 +342,11 @@ fn method_label(method: &str) -> &'static str {
         .unwrap_or("other")
 }
 
-/// The pools' gauges.
+/// The gauges that are computed at a scrape.
+#[derive(Default)]
 struct Pools {
     source: RwLock<Option<PoolSource>>,
+    leads: RwLock<Option<LeaderSource>>,
 }
 
 impl fmt::Debug for Pools {
@@ -345,6 +357,17 @@ impl fmt::Debug for Pools {
 
 impl Collector for Pools {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let leads = self
+            .leads
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(leads) = leads {
+            let text = "1 where this process runs the reconcilers";
+            encoder
+                .encode_descriptor("leader", text, None, MetricType::Gauge)?
+                .encode_gauge(&i64::from(leads()))?;
+        }
         let source = self
             .source
             .read()
@@ -407,6 +430,7 @@ mod tests {
                 instances: vec![("Idle", 2)],
             }]
         });
+        metrics.set_leader_source(|| true);
         metrics.claim(
             "agents",
             "staging",
@@ -419,6 +443,7 @@ mod tests {
         metrics.http_request("BREW", "/api/pool/counts", 200, Duration::from_millis(1));
         let text = metrics.encode().unwrap();
         for line in [
+            "agentpool_leader 1",
             "agentpool_instances{namespace=\"agents\",pool=\"staging\",phase=\"Idle\"} 2",
             "agentpool_pool_min_idle{namespace=\"agents\",pool=\"staging\"} 3",
             "agentpool_claims_total{namespace=\"agents\",pool=\"staging\",source=\"other\",outcome=\"no_idle\"} 1",

@@ -20,6 +20,7 @@ mod http_claim;
 mod http_races;
 mod http_reads;
 mod install;
+mod leadership;
 mod lifecycle;
 mod railway;
 mod schema;

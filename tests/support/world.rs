@@ -150,6 +150,8 @@ impl World {
             ("AGENTPOOL_OPERATIONS_PORT", "0".to_owned()),
             ("PORT", "0".to_owned()),
             ("POOL_API_KEY", KEY.to_owned()),
+            // Whoever follows a killed operator waits a term.
+            ("AGENTPOOL_LEASE_SECONDS", "5".to_owned()),
             ("LOG_LEVEL", "info,agentpool=debug".to_owned()),
         ])
         .into_iter()

@@ -51,6 +51,10 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
         ..Evidence::default()
     };
     for _ in 0..ROUNDS {
+        // A process that was paused lost its term without noticing: whoever leads now has gone on with this.
+        if !ctx.leadership.holds() {
+            return super::NOT_LEADING;
+        }
         let decision = observe::judge(&object, &around, &evidence, &ctx).await;
         tracing::debug!(instance = %name, action = ?decision.action, reason = decision.reason.as_str(), "decided");
         match act(&mut object, &around, &mut evidence, &decision, &ctx).await {

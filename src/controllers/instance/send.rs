@@ -93,6 +93,10 @@ pub(super) async fn perform(
         (Err(trouble), _) => return Ok(note(object, evidence, trouble, ctx)),
         (Ok(_), None) => return Ok(Next::Later),
     };
+    // Reading the inputs took its time; the deed itself is a leader's.
+    if !ctx.leadership.holds() {
+        return Ok(Next::Later);
+    }
     // From here on the step may have been sent: the permit is used up before the call, not after it.
     let permit = ctx.memories.with(object, |m| {
         m.absent = None;
@@ -287,7 +291,8 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     let Ok(provider) = provider(around) else {
         return;
     };
-    if provider.capabilities().rename
+    if ctx.leadership.holds()
+        && provider.capabilities().rename
         && let Err(error) = provider
             .after_claim(&around.key, &facts_of(object.status.as_ref()), &wanted)
             .await

@@ -125,6 +125,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     };
     let decision = decide::decide(&view);
 
+    if !ctx.leadership.holds() {
+        return Ok(super::NOT_LEADING);
+    }
     let creating = creating(&view, &key, &decision, ctx);
     let new = status::status(&view, &decision, creating.clone());
     let written = apply::write_pool_status(&api, &pool, &new).await?;
@@ -138,7 +141,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         _ => false,
     };
     delete(&pool, &decision, ctx).await?;
-    if decision.remove_finalizer && deleting {
+    if decision.remove_finalizer && deleting && ctx.leadership.holds() {
         apply::set_pool_finalizer(&api, &settled, false).await?;
         tracing::info!(pool = %name, action = "removed", "the pool is drained");
         return Ok(Duration::from_secs(60));
@@ -286,6 +289,9 @@ async fn create(
         .collect();
     let mut made = false;
     for id in listed {
+        if !ctx.leadership.holds() {
+            break;
+        }
         if ctx.with_pool_memory(key, |m| m.created.contains_key(id)) {
             continue;
         }
@@ -344,6 +350,9 @@ async fn delete(pool: &AgentPool, decision: &Decision, ctx: &Ctx) -> Result<(), 
         .iter()
         .filter(|i| decision.delete.contains(&i.name_any()))
     {
+        if !ctx.leadership.holds() {
+            break;
+        }
         match patch::delete_as_read(&api, instance).await {
             Ok(()) => {}
             // Claimed or changed meanwhile: judged anew in the next pass.

@@ -127,9 +127,15 @@ async fn processes_that_start_at_the_same_moment_all_begin_to_work() {
         all.push(start.await.unwrap());
     }
     for operator in &all {
-        until("it reconciles", Duration::from_secs(20), || async {
-            operator.log().contains("reconciling pools=").then_some(())
+        until("it leads or stands by", Duration::from_secs(20), || async {
+            let log = operator.log();
+            let begun = log.contains("reconciling pools=") || log.contains("not leading: ");
+            begun.then_some(())
         })
         .await;
     }
+    let leaders = all
+        .iter()
+        .filter(|o| o.log().contains("reconciling pools="));
+    assert_eq!(leaders.count(), 1);
 }

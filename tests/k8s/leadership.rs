@@ -1,0 +1,235 @@
+//! Several controllers of one release: one leads, and whoever stops, dies or is paused does no harm.
+
+use std::time::{Duration, Instant};
+
+use agentpool::domain::instance::phase::Phase;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use serde_json::json;
+
+use crate::railway::made_once;
+use crate::support::operator::Operator;
+use crate::support::wait::{LONG, holds, until};
+use crate::support::world::{POOL, SPEED, World};
+
+const LEASE: &str = "agentpool-controller";
+
+async fn leads(operator: &Operator) {
+    until("it leads", LONG, || async {
+        operator.log().contains("reconciling pools=").then_some(())
+    })
+    .await;
+}
+
+async fn waits(operator: &Operator) {
+    until("it waits its turn", LONG, || async {
+        operator.log().contains("not leading: ").then_some(())
+    })
+    .await;
+}
+
+async fn lease(world: &World) -> Lease {
+    let api: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+    api.get(LEASE).await.unwrap()
+}
+
+async fn wait_idle(world: &World, count: usize) {
+    let limit = Duration::from_secs(120);
+    until(&format!("{count} idle"), limit, || async {
+        (world.in_phase(Phase::Idle).await.len() == count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_leads_and_its_end_hands_over_at_once() {
+    let mut world = World::bare("hand-over").await;
+    // A term that this test would not outwait: only letting go hands over in time.
+    let environment = world.environment(&[("AGENTPOOL_LEASE_SECONDS", "120")]);
+    let mut first = Operator::start("controller", &environment);
+    leads(&first).await;
+    let second = Operator::start("controller", &environment);
+    waits(&second).await;
+    assert!(!second.log().contains("reconciling pools="));
+    let scraped = reqwest::get(format!("{}/metrics", second.operations)).await;
+    let scraped = scraped.unwrap().text().await.unwrap();
+    assert!(scraped.contains("agentpool_leader 0"), "{scraped}");
+    let before = lease(&world).await.spec.unwrap();
+    let holder = before.holder_identity.unwrap();
+    assert!(second.log().contains(&format!("{holder} leads")));
+    assert_eq!(before.lease_duration_seconds, Some(120));
+
+    let asked = Instant::now();
+    assert_eq!(first.stop().code(), Some(0), "{}", first.log());
+    assert!(asked.elapsed() < Duration::from_secs(5));
+    leads(&second).await;
+    assert!(asked.elapsed() < Duration::from_secs(60));
+    let after = lease(&world).await.spec.unwrap();
+    assert_ne!(after.holder_identity.unwrap(), holder);
+    assert_eq!(after.lease_transitions, Some(1));
+    let scraped = reqwest::get(format!("{}/metrics", second.operations)).await;
+    let scraped = scraped.unwrap().text().await.unwrap();
+    assert!(scraped.contains("agentpool_leader 1"), "{scraped}");
+    drop(second);
+    world.start_operator(&[]);
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_needs_no_lease() {
+    let mut world = World::with_pool("api-alone", json!({"minIdle": 1})).await;
+    let lone = Operator::start("api", &world.environment(&[]));
+    world.operator().kill();
+    let controller = world.operator.replace(lone);
+    drop(controller);
+    let answer = until("the lone API claims", LONG, || async {
+        let answer = world.claim("Ada").await;
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert!(answer.body["inviteUrl"].is_string());
+    assert!(!world.operator().log().contains("leading"));
+    world.start_operator(&[]);
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_followed_after_its_term_and_nothing_is_made_twice() {
+    let mut world = World::bare("killed-leader").await;
+    let slow = json!({"timings": {"latency_mutation": 0.4 * SPEED}});
+    world.sim.set("railway", slow).await;
+    world.start_operator(&[("AGENTPOOL_LEASE_SECONDS", "3")]);
+    leads(world.operator()).await;
+    let environment = world.environment(&[("AGENTPOOL_LEASE_SECONDS", "3")]);
+    let others = [
+        Operator::start("controller", &environment),
+        Operator::start("controller", &environment),
+    ];
+    for other in &others {
+        waits(other).await;
+    }
+    let spec = json!({"minIdle": 6, "maxTotal": 12, "tickIntervalSeconds": 1});
+    world.create_pool(POOL, spec).await;
+    until("a domain is asked for", LONG, || async {
+        (world.sim.railway_calls("RwDomainCreate").await > 0).then_some(())
+    })
+    .await;
+    world.operator().kill();
+    wait_idle(&world, 6).await;
+    let led = others
+        .iter()
+        .filter(|o| o.log().contains("reconciling pools="));
+    assert_eq!(led.count(), 1, "one of the two follows");
+    assert_eq!(world.list().await.len(), 6);
+    made_once(&world, 6).await;
+    drop(others);
+    world.start_operator(&[]);
+    world.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_paused_for_thirty_seconds_does_no_harm_when_it_wakes() {
+    let mut world = World::bare("paused").await;
+    let slow = json!({"timings": {"latency_mutation": 0.4 * SPEED}});
+    world.sim.set("railway", slow).await;
+    let environment = world.environment(&[("AGENTPOOL_LEASE_SECONDS", "3")]);
+    let mut stale = Operator::start("controller", &environment);
+    leads(&stale).await;
+    world.start_operator(&[("AGENTPOOL_LEASE_SECONDS", "3")]);
+    waits(world.operator()).await;
+    let spec = json!({"minIdle": 8, "maxTotal": 16, "tickIntervalSeconds": 1});
+    world.create_pool(POOL, spec).await;
+    until("in the middle of the fill", LONG, || async {
+        (world.sim.railway_calls("RwServiceCreate").await >= 2).then_some(())
+    })
+    .await;
+    stale.pause();
+    let paused = Instant::now();
+    wait_idle(&world, 8).await;
+    // The others go on: agents are claimed, replaced and destroyed behind the sleeper's back.
+    for agent in ["Ada", "Bob"] {
+        assert_eq!(world.claim(agent).await.status, 200);
+    }
+    let gone = world.in_phase(Phase::Idle).await.pop().unwrap();
+    world.delete(gone.metadata.name.as_deref().unwrap()).await;
+    world.wait_gone(&gone.spec.id).await;
+    wait_idle(&world, 8).await;
+    until("it slept for 30 s", LONG, || async {
+        (paused.elapsed() >= Duration::from_secs(30)).then_some(())
+    })
+    .await;
+    let before = world.list().await.len();
+    stale.resume();
+    let ended = until("the sleeper ends by itself", LONG, || {
+        let ended = stale.ended();
+        async move { ended }
+    })
+    .await;
+    assert_eq!(ended.code(), Some(1), "{}", stale.log());
+    assert!(
+        stale.log().contains("leadership is lost"),
+        "{}",
+        stale.log()
+    );
+    holds("nothing came or went", Duration::from_secs(3), || async {
+        world.list().await.len() == before
+    })
+    .await;
+    assert_eq!(world.in_phase(Phase::Claimed).await.len(), 2);
+    // 8 idle, 2 claimed, 1 deleted; each made once, with one deployment.
+    assert_eq!(world.sim.services_ever().await.len(), 11);
+    assert_eq!(world.sim.live_services().await.len(), 10);
+    let ledger = world.sim.ledger().await;
+    for deployments in ledger["deploymentsByService"].as_object().unwrap().values() {
+        assert_eq!(deployments.as_array().map(Vec::len), Some(1), "{ledger}");
+    }
+    world.finish().await;
+}
+
+/// Two leases, so two leaders for good: leadership only saves work, the fences are elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_leaders_fill_one_pool_without_a_duplicate() {
+    let mut world = World::bare("two-leaders").await;
+    let elsewhere = world.cluster.namespace("two-leaders-lease").await;
+    world.start_operator(&[]);
+    leads(world.operator()).await;
+    let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.namespace);
+    let root = secrets.get("agentpool-root-key").await.unwrap();
+    let copy = Secret {
+        metadata: ObjectMeta {
+            name: root.metadata.name,
+            ..ObjectMeta::default()
+        },
+        data: root.data,
+        ..Secret::default()
+    };
+    let others: Api<Secret> = Api::namespaced(world.client.clone(), &elsewhere);
+    others.create(&PostParams::default(), &copy).await.unwrap();
+    let second = Operator::start(
+        "controller",
+        &world.environment(&[("AGENTPOOL_RELEASE_NAMESPACE", &elsewhere)]),
+    );
+    leads(&second).await;
+    let spec = json!({"minIdle": 10, "maxTotal": 12, "tickIntervalSeconds": 1});
+    world.create_pool(POOL, spec).await;
+    wait_idle(&world, 10).await;
+    crate::lifecycle::ticks(&world, 3).await;
+    assert_eq!(world.list().await.len(), 10);
+    made_once(&world, 10).await;
+    // Both claims and replacements while two lead.
+    for agent in ["Ada", "Bob"] {
+        assert_eq!(world.claim(agent).await.status, 200);
+    }
+    until("the limit is reached", LONG, || async {
+        (world.list().await.len() == 12).then_some(())
+    })
+    .await;
+    wait_idle(&world, 10).await;
+    crate::lifecycle::ticks(&world, 3).await;
+    assert_eq!(world.list().await.len(), 12);
+    made_once(&world, 12).await;
+    drop(second);
+    world.finish().await;
+}
