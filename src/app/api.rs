@@ -18,6 +18,7 @@ use crate::api::agent_pool::RuntimeAuth;
 use crate::api::{AgentInstance, AgentPool};
 use crate::claim::cache::Candidates;
 use crate::claim::service::ClaimService;
+use crate::claim::stock::Stock;
 use crate::config::{API_KEY_VARIABLE, ApiConfig, ApiKeySource};
 use crate::domain::token::Purpose;
 use crate::http::{self, ApiKeys, AppState, ReadyFlag};
@@ -29,10 +30,12 @@ pub(super) fn api_router(
     api: &ApiConfig,
     pools: Store<AgentPool>,
     instances: Store<AgentInstance>,
+    stock: Arc<Stock>,
 ) -> Result<Router> {
     let candidates = Candidates::new(
         process.client.clone(),
         instances.clone(),
+        stock,
         process.clock.clone(),
         process.rng.clone(),
     );

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::Store;
 use secrecy::SecretString;
 
 use super::Process;
@@ -25,12 +25,11 @@ use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvi
 use crate::provider::{AgentProvider, Class};
 use crate::telemetry::Metrics;
 
-pub(super) type Touched<K> = tokio::sync::mpsc::UnboundedReceiver<ObjectRef<K>>;
+type Stores = (Store<AgentPool>, Store<AgentInstance>);
 
 pub(super) fn start_controllers(
     process: &Arc<Process>,
-    pools: (Store<AgentPool>, Touched<AgentPool>),
-    instances: (Store<AgentInstance>, Touched<AgentInstance>),
+    stores: Stores,
     memories: Arc<Memories>,
     started: Started,
 ) {
@@ -39,35 +38,19 @@ pub(super) fn start_controllers(
         let Some((cluster_id, transport)) = prepare(&shared, &started).await else {
             return;
         };
-        let ((pools, mut pools_touched), (instances, mut instances_touched)) = (pools, instances);
         let mut candidate = leadership::candidate(&shared);
-        let leads = tokio::select! {
-            leads = leadership::lead(&shared, &mut candidate) => leads,
-            () = leadership::drop_touched(&mut pools_touched, &mut instances_touched) => false,
-        };
-        if !leads {
-            return;
+        while leadership::lead(&shared, &mut candidate).await {
+            // What an earlier term remembered is worth nothing: others led meanwhile.
+            memories.keep_only(&[]);
+            let ctx = context(&shared, &stores, &memories, (&cluster_id, &transport));
+            let work = work(&shared, ctx);
+            // The term is renewed while a shutdown finishes what is in hand, and let go only then.
+            tokio::select! {
+                () = work => {}
+                () = leadership::keep(&shared, &mut candidate) => {}
+            }
+            candidate.release().await;
         }
-        let stores = (pools.clone(), instances.clone());
-        let ctx = context(&shared, stores, memories, (cluster_id, transport));
-        tracing::info!(
-            pools = pools.len(),
-            instances = instances.len(),
-            "reconciling"
-        );
-        leadership::touch_all(&shared, &pools, &instances);
-        let work = work(
-            &shared,
-            ctx,
-            (pools, pools_touched),
-            (instances, instances_touched),
-        );
-        // The term is renewed while a shutdown finishes what is in hand, and let go only then.
-        tokio::select! {
-            () = work => {}
-            () = leadership::keep(&shared, &mut candidate) => {}
-        }
-        candidate.release().await;
     });
 }
 
@@ -93,12 +76,17 @@ async fn prepare(process: &Process, started: &Started) -> Option<(String, Transp
 
 fn context(
     process: &Arc<Process>,
-    (pools, instances): (Store<AgentPool>, Store<AgentInstance>),
-    memories: Arc<Memories>,
-    (cluster_id, transport): (String, Transport),
+    (pools, instances): &Stores,
+    memories: &Arc<Memories>,
+    (cluster_id, transport): (&str, &Transport),
 ) -> Arc<Ctx> {
+    tracing::info!(
+        pools = pools.len(),
+        instances = instances.len(),
+        "reconciling"
+    );
     let connect = Connector {
-        transport,
+        transport: transport.clone(),
         config: process.config.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
@@ -109,16 +97,16 @@ fn context(
         events: Events::new(client.clone(), "agentpool", &process.holder),
         client,
         clock,
-        pools,
-        instances,
+        pools: pools.clone(),
+        instances: instances.clone(),
         pool_queue: process.pool_queue.clone(),
         instance_queue: process.instance_queue.clone(),
         runtime: process.runtime.clone(),
-        memories,
+        memories: memories.clone(),
         leadership: process.leadership.clone(),
         rng: process.rng.clone(),
         root_keys: process.root_keys.clone(),
-        cluster_id,
+        cluster_id: cluster_id.to_owned(),
         release: process.config.release.clone(),
         public_url: process.config.public_url.clone(),
         metrics: process.metrics.clone(),
@@ -127,13 +115,11 @@ fn context(
 }
 
 /// The reconcilers, until the process stops.
-async fn work(
-    process: &Process,
-    ctx: Arc<Ctx>,
-    (pools, pools_touched): (Store<AgentPool>, Touched<AgentPool>),
-    (instances, instances_touched): (Store<AgentInstance>, Touched<AgentInstance>),
-) {
+async fn work(process: &Process, ctx: Arc<Ctx>) {
+    let (pools_touched, instances_touched) = (ctx.pool_queue.open(), ctx.instance_queue.open());
+    leadership::touch_all(&ctx);
     let stop = &process.shutdown;
+    let (pools, instances) = (ctx.pools.clone(), ctx.instances.clone());
     tokio::join!(
         controllers::run(
             "pool",

@@ -1,18 +1,16 @@
 //! The one place where this process becomes the leader, stays it, and lets go.
 //!
-//! The controllers run inside the term: when it is lost their futures are dropped where they stand, and the process
-//! ends and starts anew as a candidate. Starting anew is simpler than going back: nothing of what was remembered as a
-//! leader can be used by mistake. What was in hand is found by whoever leads next.
-
-use std::sync::Arc;
+//! The controllers run inside the term: when it is lost their futures are dropped where they stand, all that was
+//! remembered goes with them, and the process is a candidate again. It does not end: with the API server away for a
+//! while there would be a crash loop for nothing, and `agentpool run` answers HTTP beside. What was in hand is found
+//! by whoever leads next.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 
 use super::Process;
-use super::controllers::Touched;
-use crate::api::{AgentInstance, AgentPool};
+use crate::controllers::Ctx;
 use crate::k8s::error::chain;
 use crate::k8s::lease::Candidate;
 
@@ -31,7 +29,7 @@ pub(super) fn candidate(process: &Process) -> Candidate {
 /// Waits until this process leads; false where it is told to stop before.
 pub(super) async fn lead(process: &Process, candidate: &mut Candidate) -> bool {
     let mut told = None;
-    loop {
+    while !process.shutdown.is_cancelled() {
         let step = tokio::select! {
             step = candidate.step() => step,
             () = process.shutdown.cancelled() => return false,
@@ -56,6 +54,7 @@ pub(super) async fn lead(process: &Process, candidate: &mut Candidate) -> bool {
             () = process.shutdown.cancelled() => return false,
         }
     }
+    false
 }
 
 /// Renews until the term is lost.
@@ -72,41 +71,22 @@ pub(super) async fn keep(process: &Process, candidate: &mut Candidate) {
             }
         }
         if !process.leadership.holds() {
-            tracing::error!(
+            tracing::warn!(
                 reason = %last,
-                "leadership is lost: the process stops and starts anew as a candidate"
+                "leadership is lost: the reconcilers stop, this replica is a candidate again"
             );
             return;
         }
     }
 }
 
-/// Takes from the queues what nobody works on yet: a candidate that waits for days must not collect it.
-pub(super) async fn drop_touched(
-    pools: &mut Touched<AgentPool>,
-    instances: &mut Touched<AgentInstance>,
-) {
-    loop {
-        tokio::select! {
-            Some(_) = pools.recv() => {}
-            Some(_) = instances.recv() => {}
-            else => return std::future::pending().await,
-        }
-    }
-}
-
 /// Asks for everything to be reconciled, as the watches' first lists do.
-pub(super) fn touch_all(
-    process: &Arc<Process>,
-    pools: &Store<AgentPool>,
-    instances: &Store<AgentInstance>,
-) {
-    for pool in pools.state() {
-        process.pool_queue.push(ObjectRef::from_obj(pool.as_ref()));
+pub(super) fn touch_all(ctx: &Ctx) {
+    for pool in ctx.pools.state() {
+        ctx.pool_queue.push(ObjectRef::from_obj(pool.as_ref()));
     }
-    for instance in instances.state() {
-        process
-            .instance_queue
+    for instance in ctx.instances.state() {
+        ctx.instance_queue
             .push(ObjectRef::from_obj(instance.as_ref()));
     }
 }

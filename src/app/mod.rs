@@ -20,13 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{AgentInstance, AgentPool};
+use crate::claim::stock::Stock;
 use crate::clock::{Clock, Rng};
 use crate::config::{Config, Role};
 use crate::controllers::memory::Memories;
 use crate::http::{self, OperationsState, Readiness};
 use crate::k8s::lease::Leadership;
 use crate::k8s::secret::RootKeys;
-use crate::k8s::watch::{self, Queue};
+use crate::k8s::watch::Queue;
 use crate::operations::counts;
 use crate::runtime::AgentRuntime;
 use crate::runtime::client::HttpRuntime;
@@ -67,9 +68,7 @@ struct Process {
 
 /// Runs a role until it is told to stop; an error where it stops by itself.
 pub async fn run(config: Config) -> Result<()> {
-    let (pool_queue, pools_touched) = watch::queue::<AgentPool>();
-    let (instance_queue, instances_touched) = watch::queue::<AgentInstance>();
-    let process = Arc::new(build(config, pool_queue, instance_queue).await?);
+    let process = Arc::new(build(config).await?);
     let api = match &process.config.api {
         Some(api) => Some((
             listen(&process, api.port, "--port (PORT)").await?,
@@ -91,7 +90,8 @@ pub async fn run(config: Config) -> Result<()> {
 
     let memories = Arc::new(Memories::default());
     let filled = Filled::default();
-    let (pools, instances) = start_watches(&process, &memories, &filled);
+    let stock = Arc::new(Stock::default());
+    let (pools, instances) = start_watches(&process, &memories, &stock, &filled);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -107,30 +107,22 @@ pub async fn run(config: Config) -> Result<()> {
         http::operations_router(state),
     );
     if let Some((listener, api)) = api {
-        let router = api_router(&process, &api, pools.clone(), instances.clone())?;
+        let router = api_router(&process, &api, pools.clone(), instances.clone(), stock)?;
         serve(&process, "api", listener, router);
     }
     let prepared = start_prerequisites(&process);
     let rooted = start_root_key(&process, prepared.clone());
-    if process.config.role == Role::Api {
-        // Nobody takes from the queues: with their receivers they are closed, and hold nothing.
-        drop((pools_touched, instances_touched));
-    } else {
+    if process.config.role != Role::Api {
         let leadership = process.leadership.clone();
         process
             .metrics
             .set_leader_source(move || leadership.holds());
-        start_controllers(
-            &process,
-            (pools, pools_touched),
-            (instances, instances_touched),
-            memories,
-            Started {
-                prepared,
-                rooted,
-                filled,
-            },
-        );
+        let started = Started {
+            prepared,
+            rooted,
+            filled,
+        };
+        start_controllers(&process, (pools, instances), memories, started);
     }
     until_told(&process).await;
     anyhow::ensure!(
@@ -140,11 +132,7 @@ pub async fn run(config: Config) -> Result<()> {
     Ok(())
 }
 
-async fn build(
-    config: Config,
-    pool_queue: Queue<AgentPool>,
-    instance_queue: Queue<AgentInstance>,
-) -> Result<Process> {
+async fn build(config: Config) -> Result<Process> {
     let client = Client::try_default()
         .await
         .context("no cluster: set KUBECONFIG, or run in a pod with a service account")?;
@@ -169,8 +157,8 @@ async fn build(
         tasks: TaskTracker::new(),
         shutdown: CancellationToken::new(),
         holder,
-        pool_queue,
-        instance_queue,
+        pool_queue: Queue::default(),
+        instance_queue: Queue::default(),
         failed: AtomicBool::new(false),
     })
 }

@@ -9,8 +9,9 @@ use tokio::sync::SetOnce;
 use super::Process;
 use super::ports::task;
 use crate::api::{AgentInstance, AgentPool};
+use crate::claim::stock::Stock;
 use crate::controllers::memory::Memories;
-use crate::k8s::watch;
+use crate::k8s::watch::{self, Touch};
 
 /// Whether the stores have had their first list.
 ///
@@ -31,6 +32,7 @@ impl Filled {
 pub(super) fn start_watches(
     process: &Arc<Process>,
     memories: &Arc<Memories>,
+    stock: &Arc<Stock>,
     filled: &Filled,
 ) -> (Store<AgentPool>, Store<AgentInstance>) {
     let namespace = process.config.namespace.as_deref();
@@ -38,8 +40,13 @@ pub(super) fn start_watches(
     let (pools, watching) = watch::start(
         watch::api(&process.client, namespace),
         watch::trim_pool,
-        move |pool: &AgentPool, _| {
-            queue.push(ObjectRef::from_obj(pool));
+        move |touch: Touch<'_, AgentPool>| match touch {
+            Touch::Listed(all) => {
+                for pool in all {
+                    queue.push(ObjectRef::from_obj(pool.as_ref()));
+                }
+            }
+            Touch::Seen(pool) | Touch::Gone(pool) => queue.push(ObjectRef::from_obj(pool)),
         },
     );
     start_watch(
@@ -49,20 +56,10 @@ pub(super) fn start_watches(
         watching,
         &filled.pools,
     );
-    let (own, of_pools) = (process.instance_queue.clone(), process.pool_queue.clone());
-    let memories = memories.clone();
-    let touched = move |instance: &AgentInstance, gone: bool| {
-        if gone {
-            memories.forget(instance);
-        }
-        own.push(ObjectRef::from_obj(instance));
-        let namespace = instance.namespace().unwrap_or_default();
-        of_pools.push(ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace));
-    };
     let (instances, watching) = watch::start(
         watch::api(&process.client, namespace),
         watch::trim_instance,
-        touched,
+        instance_touched(process, memories, stock),
     );
     start_watch(
         process,
@@ -72,6 +69,40 @@ pub(super) fn start_watches(
         &filled.instances,
     );
     (pools, instances)
+}
+
+/// Who hears of an instance: its own reconcile and its pool's, the memories and the stock.
+fn instance_touched(
+    process: &Arc<Process>,
+    memories: &Arc<Memories>,
+    stock: &Arc<Stock>,
+) -> impl Fn(Touch<'_, AgentInstance>) + Send + Sync + 'static {
+    let (own, of_pools) = (process.instance_queue.clone(), process.pool_queue.clone());
+    let (memories, stock) = (memories.clone(), stock.clone());
+    let push = move |instance: &AgentInstance| {
+        own.push(ObjectRef::from_obj(instance));
+        let namespace = instance.namespace().unwrap_or_default();
+        of_pools.push(ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace));
+    };
+    move |touch| match touch {
+        Touch::Listed(all) => {
+            memories.keep_only(&all);
+            stock.forget_all();
+            for instance in &all {
+                stock.seen(instance);
+                push(instance);
+            }
+        }
+        Touch::Seen(instance) => {
+            stock.seen(instance);
+            push(instance);
+        }
+        Touch::Gone(instance) => {
+            memories.forget(instance);
+            stock.gone(instance);
+            push(instance);
+        }
+    }
 }
 
 pub(super) fn start_watch<K>(

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kube::api::ListParams;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 
+use super::stock::Stock;
 use crate::api::{AgentInstance, AgentPool, LABEL_PROTECTED};
 use crate::clock::{Clock, Monotonic, Rng};
 use crate::domain::claim as judgement;
+use crate::domain::instance::phase;
 use crate::k8s::CALL_LIMIT;
 use crate::k8s::error::{K8sError, within};
 
@@ -23,6 +25,7 @@ const LIST_LIMIT: u32 = 10;
 pub struct Candidates {
     client: Client,
     instances: Store<AgentInstance>,
+    stock: Arc<Stock>,
     clock: Clock,
     rng: Rng,
     used: Mutex<Used>,
@@ -48,11 +51,18 @@ struct Listed {
 }
 
 impl Candidates {
-    /// Candidates from the watch cache.
-    pub fn new(client: Client, instances: Store<AgentInstance>, clock: Clock, rng: Rng) -> Self {
+    /// Candidates from the watch cache; `stock` is kept by the same watch.
+    pub fn new(
+        client: Client,
+        instances: Store<AgentInstance>,
+        stock: Arc<Stock>,
+        clock: Clock,
+        rng: Rng,
+    ) -> Self {
         Self {
             client,
             instances,
+            stock,
             clock,
             rng,
             used: Mutex::default(),
@@ -72,27 +82,32 @@ impl Candidates {
 
     /// Takes a candidate of the pool from the watch cache: one of the first few, by chance.
     pub fn take(&self, pool: &AgentPool, runtime: Option<&str>) -> Option<Arc<AgentInstance>> {
-        let namespace = pool.namespace();
-        let name = pool.name_any();
-        let mine = |i: &Arc<AgentInstance>| {
-            i.metadata.namespace == namespace && i.spec.pool_ref.name == name && is_kind(i, runtime)
-        };
-        let all = self.instances.state().into_iter().filter(mine).collect();
-        self.take_from(judgement::in_order(all, pool.spec.claim.order))
+        let key = (pool.namespace().unwrap_or_default(), pool.name_any());
+        self.used(|used| {
+            let window = judgement::window(used.in_flight);
+            let mut free = vec![];
+            self.stock.walk(&key, pool.spec.claim.order, |name| {
+                let found = self.instances.get(&ObjectRef::new(name).within(&key.0));
+                free.extend(found.filter(|i| is_wanted(i, runtime) && used.is_free(i)));
+                free.len() >= window
+            });
+            self.choose(used, &free)
+        })
     }
 
     /// Takes one of the given candidates.
-    pub fn take_from(&self, candidates: Vec<Arc<AgentInstance>>) -> Option<Arc<AgentInstance>> {
+    pub fn take_from(&self, candidates: &[Arc<AgentInstance>]) -> Option<Arc<AgentInstance>> {
         self.used(|used| {
-            let free: Vec<_> = candidates
-                .into_iter()
-                .filter(|i| used.is_free(i))
-                .take(judgement::window(used.in_flight))
-                .collect();
-            let chosen = free.get(self.rng.below(free.len()))?.clone();
-            used.taken.insert(uid(&chosen));
-            Some(chosen)
+            let free = candidates.iter().filter(|i| used.is_free(i));
+            let free: Vec<_> = free.cloned().collect();
+            self.choose(used, &free)
         })
+    }
+
+    fn choose(&self, used: &mut Used, free: &[Arc<AgentInstance>]) -> Option<Arc<AgentInstance>> {
+        let chosen = free.get(self.rng.below(free.len()))?.clone();
+        used.taken.insert(uid(&chosen));
+        Some(chosen)
     }
 
     /// Gives a candidate back: it is not tried again before the watch shows it in a newer version.
@@ -156,9 +171,13 @@ impl Candidates {
 fn filtered(found: &[Arc<AgentInstance>], runtime: Option<&str>) -> Vec<Arc<AgentInstance>> {
     found
         .iter()
-        .filter(|i| crate::domain::instance::phase::is_claimable(i) && is_kind(i, runtime))
+        .filter(|i| is_wanted(i, runtime))
         .cloned()
         .collect()
+}
+
+fn is_wanted(instance: &AgentInstance, runtime: Option<&str>) -> bool {
+    phase::is_claimable(instance) && is_kind(instance, runtime)
 }
 
 fn is_kind(instance: &AgentInstance, wanted: Option<&str>) -> bool {

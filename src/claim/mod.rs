@@ -4,8 +4,10 @@
 
 pub mod cache;
 pub mod service;
+pub mod stock;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
@@ -52,6 +54,8 @@ pub struct ClaimAnswer {
     pub gateway_token: Option<SecretString>,
     /// The agent's base address.
     pub gateway_url: String,
+    /// How long the agents themselves took for their status and claim calls, those that were tried in vain included.
+    pub agent_took: Duration,
 }
 
 /// Why no agent was handed out.

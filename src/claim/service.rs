@@ -113,6 +113,8 @@ struct Run<'a> {
     deadline: Monotonic,
     requested_at: jiff::Timestamp,
     shared_key: Option<SecretString>,
+    /// What the agents took so far.
+    agent_took: Duration,
 }
 
 /// How an instance is given up.
@@ -149,7 +151,7 @@ impl Inner {
             let Some(reserved) = self.reserve_one(&run).await? else {
                 break;
             };
-            match self.attempt(&run, reserved).await {
+            match self.attempt(&mut run, reserved).await {
                 Attempt::Answer(answer) => return Ok(*answer),
                 Attempt::Stop(error) => return Err(error),
                 Attempt::Next(error) => failure = Some(error),
@@ -193,6 +195,7 @@ impl Inner {
             deadline: arrived + limit,
             requested_at: self.clock.now(),
             shared_key,
+            agent_took: Duration::ZERO,
         })
     }
 
@@ -244,7 +247,7 @@ impl Inner {
             }
             // Those in use by other claims of this replica are on their way out of stock: only a list that shows
             // none at all proves that there is none.
-            if let Some(candidate) = self.candidates.take_from(listed) {
+            if let Some(candidate) = self.candidates.take_from(&listed) {
                 return Ok(Some(candidate));
             }
             self.clock.sleep(Duration::from_millis(20)).await;
@@ -355,15 +358,17 @@ impl Inner {
 
     // ---- verify, call, settle ---------------------------------------------------------------------------------
 
-    async fn attempt(&self, run: &Run<'_>, reserved: AgentInstance) -> Attempt {
+    async fn attempt(&self, run: &mut Run<'_>, reserved: AgentInstance) -> Attempt {
         let (agent, dialect) = match self.agent(run, &reserved) {
             Ok(found) => found,
             Err(text) => return self.back(run, &reserved, text).await,
         };
+        let asked = self.clock.monotonic();
         let probe = self
             .runtime
             .status(&agent, dialect, VERIFY_LIMIT.min(self.left(run)))
             .await;
+        run.agent_took += self.clock.monotonic().saturating_sub(asked);
         let allow = run.pool.spec.runtime.allow_unknown_clean;
         if let Err(text) = judgement::may_be_called(&probe, dialect, allow, reserved.spec.turn == 1)
         {
@@ -383,10 +388,12 @@ impl Inner {
                 )
                 .await;
         }
+        let called = self.clock.monotonic();
         let outcome = self
             .runtime
             .claim(&agent, dialect, &call_of(run), limit)
             .await;
+        run.agent_took += self.clock.monotonic().saturating_sub(called);
         let join = run.request.join_url.is_some();
         match judgement::settle(&outcome, dialect) {
             Settlement::Keep => self.keep(run, &reserved, &outcome, agent).await,
@@ -530,6 +537,7 @@ impl Inner {
             waiting_for_acceptance: claim.outcome == phase::OUTCOME_PENDING,
             gateway_token: agent.token,
             gateway_url: agent.url,
+            agent_took: run.agent_took,
         }))
     }
 }

@@ -1,8 +1,8 @@
 //! What this process remembers of each instance, on its own monotonic clock. A `kill -9` takes all of it away, and
 //! nothing becomes unsafe by that: times start anew, and a step that may have been sent is looked at first.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::api::agent_instance::AgentInstance;
 use crate::clock::Monotonic;
@@ -18,6 +18,8 @@ pub struct Remembered {
     step: Option<(String, Monotonic)>,
     /// When the last probe was sent.
     pub probed: Option<Monotonic>,
+    /// Somebody asked for a probe that was not sent yet.
+    pub probe_asked: bool,
     /// Since when the resource is missing.
     pub missing: Option<Monotonic>,
     /// Since when the present step is known not to have happened.
@@ -61,6 +63,16 @@ impl Memories {
             .remove(&uid);
     }
 
+    /// Forgets all but these: what went while nobody watched is not told by an event.
+    pub fn keep_only(&self, instances: &[Arc<AgentInstance>]) {
+        let uids: HashSet<&str> = instances
+            .iter()
+            .filter_map(|i| i.metadata.uid.as_deref())
+            .collect();
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|uid, _| uids.contains(uid.as_str()));
+    }
+
     /// Notes what the object shows now, and says what is known of it.
     pub fn notice(&self, instance: &AgentInstance, now: Monotonic) -> Memory {
         self.with(instance, |m| m.notice(instance, now))
@@ -93,6 +105,7 @@ impl Remembered {
             claim_known_for,
             step_known_for: now.saturating_sub(step_since),
             probed: ago(self.probed),
+            probe_asked: self.probe_asked,
             missing_for: ago(self.missing),
             absent_for: ago(self.absent),
             unbound_for: ago(self.unbound),

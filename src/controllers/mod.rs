@@ -127,7 +127,7 @@ pub async fn run<K, Fut>(
 }
 
 async fn bounded<K, Fut>(
-    _name: &'static str,
+    name: &'static str,
     object: Arc<K>,
     ctx: Arc<Ctx>,
     reconcile: fn(Arc<K>, Arc<Ctx>) -> Fut,
@@ -136,7 +136,10 @@ where
     Fut: Future<Output = Duration>,
 {
     let fraction = ctx.rng.fraction();
+    let (metrics, clock) = (ctx.metrics.clone(), ctx.clock.clone());
+    let began = clock.monotonic();
     let again = reconcile(object, ctx).await;
+    metrics.reconcile(name, clock.monotonic().saturating_sub(began));
     Ok(Action::requeue(crate::domain::backoff::jittered(
         again.max(Duration::from_millis(20)),
         fraction,

@@ -4,35 +4,10 @@
 //! This is the safe minimum: an instance that was called and did not bind is replaced, whatever it says; one that
 //! was not called, or that provably did nothing, goes back and is proven again before it is in stock.
 
-use std::sync::Arc;
-
 use super::agent::{AgentStatus, ClaimOutcome, Dialect, Probe, Refusal};
-use super::instance::phase;
-use crate::api::AgentInstance;
-use crate::api::agent_pool::ClaimOrder;
 
 /// How many further instances a claim may use after its first.
 pub const FURTHER: usize = 2;
-
-/// The claimable instances, in the order of the pool.
-pub fn in_order(
-    mut instances: Vec<Arc<AgentInstance>>,
-    order: ClaimOrder,
-) -> Vec<Arc<AgentInstance>> {
-    instances.retain(|i| phase::is_claimable(i));
-    instances.sort_by(|a, b| age_key(a).cmp(&age_key(b)));
-    if order == ClaimOrder::Newest {
-        instances.reverse();
-    }
-    instances
-}
-
-fn age_key(i: &AgentInstance) -> (Option<jiff::Timestamp>, &str) {
-    (
-        i.metadata.creation_timestamp.as_ref().map(|t| t.0),
-        &i.spec.id,
-    )
-}
 
 /// How many from the front a claim picks among: any of the oldest few, so that callers and replicas do not all fight
 /// over one.
@@ -224,35 +199,6 @@ mod tests {
             Settlement::Back(_)
         ));
         assert!(!may_go_on(&invalid, false));
-    }
-
-    fn instance(id: &str, day: u32, status_turn: i64, protected: bool) -> Arc<AgentInstance> {
-        let object = serde_json::json!({
-            "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance",
-            "metadata": {"name": id, "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z"),
-                "labels": {crate::api::LABEL_PROTECTED: protected.to_string()}},
-            "spec": {"id": id, "poolRef": {"name": "p"}, "providerName": id, "turn": 2,
-                "template": {"revision": "r", "hash": "h"}},
-            "status": {"turn": status_turn},
-        });
-        Arc::new(serde_json::from_value(object).unwrap())
-    }
-
-    #[test]
-    fn candidates_are_proven_unprotected_and_in_the_pool_s_order() {
-        let all = vec![
-            instance("young", 9, 2, false),
-            instance("unproven", 1, 1, false),
-            instance("kept", 1, 2, true),
-            instance("b", 3, 2, false),
-            instance("a", 3, 2, false),
-        ];
-        let ids = |order| -> Vec<String> {
-            let sorted = in_order(all.clone(), order);
-            sorted.iter().map(|i| i.spec.id.clone()).collect()
-        };
-        assert_eq!(ids(ClaimOrder::Oldest), ["a", "b", "young"]);
-        assert_eq!(ids(ClaimOrder::Newest), ["young", "b", "a"]);
     }
 
     /// Whatever came of the one call: the user has it, or it is provably untouched, or it is replaced.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use kube::ResourceExt;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -41,10 +41,14 @@ pub async fn claim(call: &Call) -> Result<Response, ApiError> {
             Ok(answer) => info!(namespace, pool = name, instance = answer.instance_id, source, seconds = took.as_secs_f64(), "claimed"),
             Err(error) => warn!(namespace, pool = name, source, seconds = took.as_secs_f64(), %error, "claim failed"),
         }
-        outcome
+        (outcome, took)
     });
     match tokio::time::timeout(deadline, task).await {
-        Ok(Ok(outcome)) => Ok(Json(body(&outcome?)).into_response()),
+        Ok(Ok((outcome, took))) => {
+            let answer = outcome?;
+            let timing = AppendHeaders([("server-timing", timing(answer.agent_took, took))]);
+            Ok((timing, Json(body(&answer))).into_response())
+        }
         Ok(Err(join)) => {
             error!(error = %join, "a claim's task ended without an answer");
             let (namespace, name) = (named.namespace().unwrap_or_default(), named.name_any());
@@ -55,6 +59,16 @@ pub async fn claim(call: &Call) -> Result<Response, ApiError> {
         }
         Err(_) => Err(ApiError::still_running()),
     }
+}
+
+/// Where the time of a claim went, in milliseconds (W3C Server Timing): the agents' own calls, and all of it.
+fn timing(agent: Duration, total: Duration) -> String {
+    let millis = |d: Duration| d.as_secs_f64() * 1000.0;
+    format!(
+        "agent;dur={:.3}, total;dur={:.3}",
+        millis(agent),
+        millis(total)
+    )
 }
 
 /// The answer of every generation at once.

@@ -1,7 +1,7 @@
 //! One watch per kind and process, its store, and a channel of what was touched.
 
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
@@ -28,15 +28,24 @@ where
     }
 }
 
-/// Watches a kind for ever into a store; `touched` hears of every object that came or changed, and (true) of every
-/// object that went.
+/// What a watch has to tell. The store shows it already.
+pub enum Touch<'a, K> {
+    /// All objects were listed, at the start and after an interruption: whatever is not among them is gone.
+    Listed(Vec<Arc<K>>),
+    /// An object came or changed.
+    Seen(&'a K),
+    /// An object went.
+    Gone(&'a K),
+}
+
+/// Watches a kind for ever into a store; `touched` hears of every change after the store has it.
 ///
 /// `trim` drops what nobody needs from memory. Errors are logged and the watch goes on with a back-off; the stream
 /// ends only with the process.
 pub fn start<K>(
     api: Api<K>,
     trim: fn(&mut K),
-    touched: impl Fn(&K, bool) + Send + Sync + 'static,
+    touched: impl Fn(Touch<'_, K>) + Send + Sync + 'static,
 ) -> (Store<K>, impl Future<Output = ()> + Send + 'static)
 where
     K: Resource<DynamicType = ()>
@@ -53,16 +62,19 @@ where
         .modify(trim)
         .default_backoff()
         .reflect(writer);
+    let listed_store = store.clone();
     let run = async move {
         let mut stream = std::pin::pin!(stream);
         let (mut listed, mut told) = (false, String::new());
         while let Some(event) = stream.next().await {
             match event {
-                Ok(watcher::Event::Apply(o) | watcher::Event::InitApply(o)) => touched(&o, false),
-                Ok(watcher::Event::Delete(o)) => touched(&o, true),
-                Ok(watcher::Event::Init) => {}
+                Ok(watcher::Event::Apply(o)) => touched(Touch::Seen(&o)),
+                Ok(watcher::Event::Delete(o)) => touched(Touch::Gone(&o)),
+                // A list is in the store when it is complete, and not before.
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
                 Ok(watcher::Event::InitDone) => {
                     (listed, told) = (true, String::new());
+                    touched(Touch::Listed(listed_store.state()));
                 }
                 Err(error) => {
                     let (kind, text) = (K::kind(&()), chain(&error));
@@ -107,24 +119,22 @@ pub fn trim_instance(instance: &mut AgentInstance) {
     }
 }
 
-/// A queue of objects to reconcile: unbounded on purpose, since it holds at most what the store holds and the
-/// scheduler behind it merges repeats.
-pub fn queue<K>() -> (Queue<K>, mpsc::UnboundedReceiver<ObjectRef<K>>)
-where
-    K: Resource<DynamicType = ()>,
-{
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (
-        Queue {
-            sender: Arc::new(sender),
-        },
-        receiver,
-    )
+/// A queue of objects to reconcile. Cheap to clone; clones are the same queue.
+///
+/// It holds nothing while nobody has opened it: a replica that does not lead must not collect changes for days. While
+/// open it is unbounded on purpose, since the scheduler behind it merges repeats.
+pub struct Queue<K: Resource<DynamicType = ()>> {
+    sender: Arc<Mutex<Option<Sender<K>>>>,
 }
 
-/// The sending side of a queue.
-pub struct Queue<K: Resource<DynamicType = ()>> {
-    sender: Arc<mpsc::UnboundedSender<ObjectRef<K>>>,
+type Sender<K> = mpsc::UnboundedSender<ObjectRef<K>>;
+
+impl<K: Resource<DynamicType = ()>> Default for Queue<K> {
+    fn default() -> Self {
+        Self {
+            sender: Arc::default(),
+        }
+    }
 }
 
 impl<K: Resource<DynamicType = ()>> Clone for Queue<K> {
@@ -136,8 +146,42 @@ impl<K: Resource<DynamicType = ()>> Clone for Queue<K> {
 }
 
 impl<K: Resource<DynamicType = ()>> Queue<K> {
-    /// Asks for an object to be reconciled; nothing happens where nobody listens any more.
+    /// Opens it; whoever opened it before hears nothing more.
+    pub fn open(&self) -> mpsc::UnboundedReceiver<ObjectRef<K>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.sender() = Some(sender);
+        receiver
+    }
+
+    /// Asks for an object to be reconciled; nothing happens where nobody listens.
     pub fn push(&self, object: ObjectRef<K>) {
-        let _ = self.sender.send(object);
+        if let Some(sender) = self.sender().as_ref() {
+            let _ = sender.send(object);
+        }
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Option<Sender<K>>> {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_holds_nothing_for_nobody_and_all_for_the_last_who_opened_it() {
+        let queue = Queue::<AgentPool>::default();
+        queue.push(ObjectRef::new("before"));
+        let mut first = queue.open();
+        queue.push(ObjectRef::new("a"));
+        let mut second = queue.open();
+        queue.push(ObjectRef::new("b"));
+        assert_eq!(first.try_recv().unwrap().name, "a");
+        assert!(first.try_recv().is_err());
+        assert_eq!(second.try_recv().unwrap().name, "b");
+        assert!(second.try_recv().is_err());
+        drop(second);
+        queue.push(ObjectRef::new("c"));
     }
 }

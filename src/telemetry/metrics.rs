@@ -29,6 +29,9 @@ const HTTP_BUCKETS: [f64; 11] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 150.0,
 ];
 
+/// Reconciles: most do nothing, some wait for a provider.
+const RECONCILE_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 90.0];
+
 /// What came of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimResult {
@@ -115,6 +118,11 @@ struct CallTimeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ControllerLabels {
+    controller: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ErrorLabels {
     controller: &'static str,
     class: &'static str,
@@ -149,6 +157,7 @@ struct Inner {
     calls: Family<CallLabels, Counter>,
     call_seconds: Times<CallTimeLabels>,
     reconcile_errors: Family<ErrorLabels, Counter>,
+    reconcile_seconds: Times<ControllerLabels>,
     requests: Family<HttpLabels, Counter>,
     request_seconds: Times<HttpTimeLabels>,
 }
@@ -185,6 +194,13 @@ impl Metrics {
             "Failed reconciles by controller and class",
             reconcile_errors.clone(),
         );
+        let reconcile_seconds: Times<ControllerLabels> =
+            Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS));
+        registry.register(
+            "reconcile_duration_seconds",
+            "Time of reconciles by controller",
+            reconcile_seconds.clone(),
+        );
         let requests = Family::default();
         registry.register(
             "http_requests",
@@ -208,6 +224,7 @@ impl Metrics {
             calls,
             call_seconds,
             reconcile_errors,
+            reconcile_seconds,
             requests,
             request_seconds,
         };
@@ -295,6 +312,14 @@ impl Metrics {
             .reconcile_errors
             .get_or_create(&ErrorLabels { controller, class })
             .inc();
+    }
+
+    /// Counts one reconcile, whatever came of it.
+    pub fn reconcile(&self, controller: &'static str, took: Duration) {
+        self.inner
+            .reconcile_seconds
+            .get_or_create(&ControllerLabels { controller })
+            .observe(took.as_secs_f64());
     }
 
     /// Counts one request; `route` is the pattern that matched, never the path.
@@ -440,6 +465,7 @@ mod tests {
         );
         metrics.provider_call("railway", "list", "ok", Duration::from_millis(30));
         metrics.reconcile_error("instance", "transient");
+        metrics.reconcile("instance", Duration::from_millis(2));
         metrics.http_request("BREW", "/api/pool/counts", 200, Duration::from_millis(1));
         let text = metrics.encode().unwrap();
         for line in [
@@ -449,6 +475,7 @@ mod tests {
             "agentpool_claims_total{namespace=\"agents\",pool=\"staging\",source=\"other\",outcome=\"no_idle\"} 1",
             "agentpool_provider_calls_total{provider=\"railway\",operation=\"list\",outcome=\"ok\"} 1",
             "agentpool_reconcile_errors_total{controller=\"instance\",class=\"transient\"} 1",
+            "agentpool_reconcile_duration_seconds_count{controller=\"instance\"} 1",
             "agentpool_http_requests_total{method=\"other\",route=\"/api/pool/counts\",status=\"200\"} 1",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

@@ -18,7 +18,13 @@ fn answer_with(world: &World, error: ClaimError) {
 #[tokio::test]
 async fn a_new_conversation() {
     let world = World::new();
-    world.call("POST", "/api/pool/claim", body()).await.is(
+    let answer = world.call("POST", "/api/pool/claim", body()).await;
+    let timing = answer.headers["server-timing"].to_str().unwrap();
+    assert!(
+        timing.starts_with("agent;dur=12.000, total;dur="),
+        "{timing}"
+    );
+    answer.is(
         200,
         json!({
             "inviteUrl": "https://dev.convos.org/v2?i=new", "inviteSlug": null, "conversationId": "conv-1", "instanceId": "rnm8ubqafzcz", "joined": false,

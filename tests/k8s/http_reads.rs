@@ -159,11 +159,13 @@ async fn healthz_answers_with_provider_and_api_server_down_and_when_started_so()
         wait_operator_ready(operator).await;
         healthy(operator).await;
     }
+    assert!(before.runs() && run.runs() && api.runs());
+    assert!(before.stop().success());
     until("the one started meanwhile works", LONG, || async {
         run.log().contains("reconciling").then_some(())
     })
     .await;
-    assert!(before.runs() && run.runs() && api.runs());
+    assert!(run.runs() && api.runs());
 }
 
 /// One agent in use, one crashed in use, one in stock and one being built.

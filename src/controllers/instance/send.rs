@@ -135,8 +135,10 @@ pub(super) async fn perform(
 }
 
 pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Probe {
-    ctx.memories
-        .with(object, |m| m.probed = Some(ctx.clock.monotonic()));
+    ctx.memories.with(object, |m| {
+        m.probed = Some(ctx.clock.monotonic());
+        m.probe_asked = false;
+    });
     let status = object.status.as_ref();
     let (Some(url), Some(template)) =
         (status.and_then(|s| s.url.clone()), around.template.as_ref())

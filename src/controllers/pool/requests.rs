@@ -124,7 +124,7 @@ async fn cycle(
             )
         });
         for instance in &instances {
-            ctx.memories.with(instance, |m| m.probed = None);
+            ctx.memories.with(instance, |m| m.probe_asked = true);
             ctx.instance_queue
                 .push(ObjectRef::from_obj(instance.as_ref()));
         }

@@ -54,6 +54,8 @@ pub struct Memory {
     pub step_known_for: Duration,
     /// How long ago the last probe was sent; `None`: never.
     pub probed: Option<Duration>,
+    /// Somebody asked for a probe that was not sent yet.
+    pub probe_asked: bool,
     /// How long ago the resource was first found missing without having been seen since.
     pub missing_for: Option<Duration>,
     /// How long ago looking first found that the present step has not happened, in its present state and since it was

@@ -43,19 +43,30 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
 }
 
 fn probe_is_due(view: &View<'_>) -> bool {
-    running_at_the_provider(view)
-        && view
-            .memory
-            .probed
-            .is_none_or(|ago| ago + Duration::from_millis(200) >= view.limits.tick)
+    running_at_the_provider(view) && until_probe(view) <= Duration::from_millis(200)
 }
 
 fn probe_in(view: &View<'_>) -> Duration {
-    let ago = view.memory.probed.unwrap_or_default();
-    view.limits
-        .tick
-        .saturating_sub(ago)
-        .max(Duration::from_millis(200))
+    until_probe(view).max(Duration::from_millis(200))
+}
+
+/// A tick after the last probe. The first one of a process has a moment of its own for each agent within the first
+/// tick: after a restart thousands would be asked at once.
+fn until_probe(view: &View<'_>) -> Duration {
+    let tick = view.limits.tick;
+    match view.memory.probed {
+        _ if view.memory.probe_asked => Duration::ZERO,
+        Some(ago) => tick.saturating_sub(ago),
+        None => share_of(tick, &view.instance.spec.id).saturating_sub(view.memory.known_for),
+    }
+}
+
+/// A part of a duration, the same for the same id and evenly spread over ids (FNV-1a).
+fn share_of(duration: Duration, id: &str) -> Duration {
+    let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    duration.mul_f64((hash % 1000) as f64 / 1000.0)
 }
 
 /// A sleeper is never probed: that would wake it.

@@ -17,11 +17,33 @@ use crate::domain::resource::{Liveness, Presence};
 #[test]
 fn idle_is_probed_once_per_tick() {
     let case = idle().listed(Liveness::Running);
-    assert_acts(case.clone(), Action::Probe);
     let fresh = case.clone().memory(|m| m.probed = Some(seconds(29)));
     let decision = assert_acts(fresh, Action::Wait);
     assert_eq!(decision.recheck, seconds(1));
-    assert_acts(case.memory(|m| m.probed = Some(seconds(30))), Action::Probe);
+    assert_acts(
+        case.clone().memory(|m| m.probed = Some(seconds(30))),
+        Action::Probe,
+    );
+    let asked = case.memory(|m| (m.probed, m.probe_asked) = (Some(seconds(1)), true));
+    assert_acts(asked, Action::Probe);
+}
+
+/// After a restart thousands of agents have to be probed: not at once, and all within the first tick.
+#[test]
+fn the_first_probes_of_a_process_are_spread_over_a_tick() {
+    let mut due = [0_u32; 30];
+    for i in 0..3000 {
+        let mut case = idle().listed(Liveness::Running);
+        case.instance.spec.id = format!("{i:012}");
+        let at = |s: u64| {
+            case.clone()
+                .memory(move |m| (m.probed, m.known_for) = (None, seconds(s)))
+        };
+        let first = (0..=30).find(|s| at(*s).decide().action == Action::Probe);
+        due[first.map_or(0, |s| s.saturating_sub(1) as usize)] += 1;
+        assert!(first.is_some(), "every agent within the tick");
+    }
+    assert!(due.iter().all(|n| (50..200).contains(n)), "{due:?}");
 }
 
 #[test]

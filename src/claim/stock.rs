@@ -1,0 +1,158 @@
+//! Which instances are claimable, per pool and by age, as the watch knows it.
+//!
+//! Kept up to date event by event, because a claim must not sort the whole cache. It holds names only: the object is
+//! taken from the cache when it is wanted, and judged again there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use kube::ResourceExt;
+
+use crate::api::AgentInstance;
+use crate::api::agent_pool::ClaimOrder;
+use crate::domain::instance::phase;
+
+/// Namespace and name of a pool.
+type PoolKey = (String, String);
+/// Age, id and object name: the order in which they are claimed, oldest first.
+type Entry = (Option<jiff::Timestamp>, String, String);
+
+/// The claimable instances of every pool.
+#[derive(Default)]
+pub struct Stock {
+    pools: Mutex<HashMap<PoolKey, BTreeSet<Entry>>>,
+}
+
+impl Stock {
+    /// An instance came or changed.
+    pub fn seen(&self, instance: &AgentInstance) {
+        let claimable = phase::is_claimable(instance);
+        self.with(|pools| {
+            let pool = pools.entry(pool_of(instance)).or_default();
+            if claimable {
+                pool.insert(entry(instance));
+            } else {
+                pool.remove(&entry(instance));
+            }
+        });
+    }
+
+    /// An instance went.
+    pub fn gone(&self, instance: &AgentInstance) {
+        self.with(|pools| {
+            let key = pool_of(instance);
+            if let Some(pool) = pools.get_mut(&key) {
+                pool.remove(&entry(instance));
+                if pool.is_empty() {
+                    pools.remove(&key);
+                }
+            }
+        });
+    }
+
+    /// A new list is about to come: what went while nobody watched is not told by an event.
+    pub fn forget_all(&self) {
+        self.with(HashMap::clear);
+    }
+
+    /// Object names in the pool's order, until `enough` says so of the one it is given.
+    pub fn walk(&self, pool: &PoolKey, order: ClaimOrder, mut enough: impl FnMut(&str) -> bool) {
+        self.with(|pools| {
+            let Some(pool) = pools.get(pool) else { return };
+            // True for the first that is enough: the walk ends there.
+            let mut ends = |(_, _, name): &Entry| enough(name);
+            match order {
+                ClaimOrder::Oldest => pool.iter().any(&mut ends),
+                ClaimOrder::Newest => pool.iter().rev().any(&mut ends),
+            };
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<PoolKey, BTreeSet<Entry>>) -> T) -> T {
+        work(&mut self.pools.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn pool_of(instance: &AgentInstance) -> PoolKey {
+    (
+        instance.namespace().unwrap_or_default(),
+        instance.spec.pool_ref.name.clone(),
+    )
+}
+
+fn entry(instance: &AgentInstance) -> Entry {
+    (
+        instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        instance.spec.id.clone(),
+        instance.name_any(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::LABEL_PROTECTED;
+
+    fn instance(id: &str, day: u32, status_turn: i64, protected: bool) -> AgentInstance {
+        let object = serde_json::json!({
+            "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance",
+            "metadata": {"name": id, "namespace": "n", "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z"),
+                "labels": {LABEL_PROTECTED: protected.to_string()}},
+            "spec": {"id": id, "poolRef": {"name": "p"}, "providerName": id, "turn": 2,
+                "template": {"revision": "r", "hash": "h"}},
+            "status": {"turn": status_turn},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn names(stock: &Stock, order: ClaimOrder) -> Vec<String> {
+        let mut all = vec![];
+        stock.walk(&("n".into(), "p".into()), order, |name| {
+            all.push(name.to_owned());
+            false
+        });
+        all
+    }
+
+    #[test]
+    fn candidates_are_proven_unprotected_and_in_the_pool_s_order() {
+        let stock = Stock::default();
+        for seen in [
+            instance("young", 9, 2, false),
+            instance("unproven", 1, 1, false),
+            instance("kept", 1, 2, true),
+            instance("b", 3, 2, false),
+            instance("a", 3, 2, false),
+        ] {
+            stock.seen(&seen);
+        }
+        assert_eq!(names(&stock, ClaimOrder::Oldest), ["a", "b", "young"]);
+        assert_eq!(names(&stock, ClaimOrder::Newest), ["young", "b", "a"]);
+        let mut walked = 0;
+        stock.walk(&("n".into(), "p".into()), ClaimOrder::Oldest, |name| {
+            walked += 1;
+            name == "b"
+        });
+        assert_eq!(walked, 2, "it ends where it is told to");
+    }
+
+    #[test]
+    fn what_changed_went_or_was_missed_is_no_longer_in_it() {
+        let stock = Stock::default();
+        let all = [
+            instance("a", 1, 2, false),
+            instance("b", 2, 2, false),
+            instance("c", 3, 2, false),
+        ];
+        all.iter().for_each(|i| stock.seen(i));
+        let mut claimed = all[0].clone();
+        claimed.spec.turn = 3;
+        stock.seen(&claimed);
+        stock.gone(&all[1]);
+        assert_eq!(names(&stock, ClaimOrder::Oldest), ["c"]);
+        stock.forget_all();
+        assert!(names(&stock, ClaimOrder::Oldest).is_empty());
+        stock.seen(&all[0]);
+        assert_eq!(names(&stock, ClaimOrder::Oldest), ["a"]);
+    }
+}
