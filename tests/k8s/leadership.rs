@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use agentpool::clock::Clock;
 use agentpool::domain::instance::phase::Phase;
+use agentpool::k8s::lease::{Candidate, Leadership};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -226,5 +228,48 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
     assert_eq!(world.list().await.len(), 12);
     made_once(&world, 12).await;
     drop(second);
+    world.finish().await;
+}
+
+/// The write carries what it was judged on: of those who saw the same lease one wins, at its creation and at each term's
+/// end.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_candidates_who_saw_the_same_lease_one_wins() {
+    let world = World::bare("race").await;
+    let clock = Clock::system();
+    let term = Duration::from_secs(3);
+    let mut all: Vec<_> = (0..8)
+        .map(|i| {
+            let leadership = Leadership::new(clock.clone());
+            let api: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
+            let name = format!("candidate-{i}");
+            let candidate = Candidate::new(api, LEASE, &name, term, leadership.clone());
+            (candidate, leadership)
+        })
+        .collect();
+    for round in 0..3 {
+        let steps = all.iter_mut().map(|(candidate, _)| candidate.step());
+        let led = futures::future::join_all(steps).await;
+        let led = led.into_iter().filter(|l| matches!(l, Ok(true))).count();
+        assert_eq!(led, 1, "round {round}");
+        let believe = all.iter().filter(|(_, l)| l.holds()).count();
+        assert_eq!(believe, 1, "round {round}");
+        // All but the leader look until its term is over; it is silent, as if it were dead.
+        let others: Vec<_> = (0..8).filter(|i| !all[*i].1.holds()).collect();
+        for i in &others {
+            assert!(!all[*i].0.step().await.unwrap(), "it is held");
+        }
+        until("the silent leader's term is over", LONG, || async {
+            let lease = lease(&world).await.spec.unwrap();
+            let held_for = jiff::Timestamp::now().duration_since(lease.renew_time.unwrap().0);
+            (held_for.unsigned_abs() > term + Duration::from_millis(500)).then_some(())
+        })
+        .await;
+        assert!(
+            all.iter().all(|(_, l)| !l.holds()),
+            "nobody leads meanwhile"
+        );
+        all.rotate_left(1);
+    }
     world.finish().await;
 }

@@ -129,6 +129,18 @@ impl Operator {
         self.ended().is_none()
     }
 
+    /// Resident memory now and at its peak, in MiB.
+    pub fn memory(&self) -> (u64, u64) {
+        let path = format!("/proc/{}/status", self.child.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let of = |key: &str| {
+            let line = text.lines().find(|l| l.starts_with(key)).unwrap();
+            let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            kib / 1024
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> String {
         read(&self.log)
