@@ -16,6 +16,8 @@ pub type Monotonic = Duration;
 #[derive(Clone)]
 pub struct Clock {
     origin: tokio::time::Instant,
+    /// Wall time at the origin, where wall time follows the monotonic clock.
+    wall: Option<jiff::Timestamp>,
 }
 
 impl Clock {
@@ -27,6 +29,15 @@ impl Clock {
     pub fn system() -> Self {
         Self {
             origin: tokio::time::Instant::now(),
+            wall: None,
+        }
+    }
+
+    /// A clock whose wall time starts at `wall` and follows tokio's: under paused time both are virtual.
+    pub fn virtual_from(wall: jiff::Timestamp) -> Self {
+        Self {
+            wall: Some(wall),
+            ..Self::system()
         }
     }
 
@@ -36,7 +47,10 @@ impl Clock {
         reason = "this is the file that reads clocks"
     )]
     pub fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
+        match self.wall {
+            Some(wall) => wall.saturating_add(self.monotonic()).unwrap_or(wall),
+            None => jiff::Timestamp::now(),
+        }
     }
 
     /// Time since this clock was made; never falls.

@@ -301,7 +301,7 @@ fn cluster_id(text: Option<String>) -> Result<Option<String>, ConfigError> {
 
 fn url(flag: &'static str, text: &str) -> Result<String, ConfigError> {
     let text = text.trim().trim_end_matches('/');
-    let parsed = reqwest::Url::parse(text)
+    let parsed = crate::outbound::Url::parse(text)
         .ok()
         .filter(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
     match parsed {
@@ -320,7 +320,7 @@ fn url(flag: &'static str, text: &str) -> Result<String, ConfigError> {
 fn origin(text: &str) -> Result<String, ConfigError> {
     let flag = "--cors-origins (TEMPLATE_SITE_ORIGINS)";
     let checked = url(flag, text)?;
-    match reqwest::Url::parse(&checked) {
+    match crate::outbound::Url::parse(&checked) {
         Ok(url) if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => {
             Ok(url.origin().ascii_serialization())
         }

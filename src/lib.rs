@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Imports point one way: `api ← domain ← {provider, runtime, services} ← k8s ← {claim, operations} ← controllers ←
-//! http ← app ← main`. `tests/layering.rs` keeps this true. `clock` and `telemetry` are leaves.
+//! http ← app ← main`. `tests/layering.rs` keeps this true. `clock`, `outbound` and `telemetry` are leaves.
 
 pub mod api;
 pub mod app;
@@ -23,6 +23,7 @@ pub mod domain;
 pub mod http;
 pub mod k8s;
 pub mod operations;
+pub mod outbound;
 pub mod provider;
 pub mod runtime;
 pub mod telemetry;

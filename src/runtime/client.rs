@@ -4,15 +4,19 @@
 //! breaks at first use, and for a claim "broken" means "nobody knows". Redirects are not followed, a request goes out
 //! once, and only a 401 or 403 is answered by one more with the pool's shared key.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::Request as Outgoing;
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::domain::agent::{ClaimCall, ClaimOutcome, Dialect, Probe, Refusal};
+use crate::outbound::{self, Connections, Fault, Http, Outbound, SetupError, Url};
 
 use super::wire::{
     Answer, Content, Health, Reply, claimed, error_text, health, is_gateway_status, redacted,
@@ -26,16 +30,11 @@ const BODY_MAX: usize = 1 << 20;
 /// The agents' HTTP contract. Cheap to clone.
 #[derive(Clone)]
 pub struct HttpRuntime {
-    probes: reqwest::Client,
-    claims: reqwest::Client,
+    probes: Arc<dyn Outbound>,
+    claims: Arc<dyn Outbound>,
     connect_to: Option<String>,
     clock: Clock,
 }
-
-/// The clients could not be built.
-#[derive(Debug, thiserror::Error)]
-#[error("build the HTTP client for agents")]
-pub struct SetupError(#[from] reqwest::Error);
 
 /// A request to an agent, without its authentication.
 struct Request<'a> {
@@ -48,38 +47,42 @@ impl HttpRuntime {
     /// `connect_to`, `host:port`: dial that in plain HTTP for every agent, with the `Host` of the agent's address
     /// (`AGENTPOOL_AGENT_CONNECT_TO`; tests and the quick start).
     pub fn new(connect_to: Option<String>) -> Result<Self, SetupError> {
-        let builder = || {
-            let builder = reqwest::Client::builder()
-                .user_agent(concat!("agentpool/", env!("CARGO_PKG_VERSION")))
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .http1_only()
-                .connect_timeout(CONNECT);
-            if connect_to.is_some() {
-                builder.no_proxy()
-            } else {
-                builder
-            }
+        let connections = |idle| Connections {
+            connect: CONNECT,
+            idle: (idle, Duration::from_secs(45)),
+            http1_only: true,
+            direct: connect_to.is_some(),
+            body_max: BODY_MAX,
         };
-        let probes = builder()
-            .pool_max_idle_per_host(2)
-            .pool_idle_timeout(Duration::from_secs(45))
-            .build()?;
-        let claims = builder().pool_max_idle_per_host(0).build()?;
-        Ok(Self {
+        let (probes, claims) = (Http::new(connections(2))?, Http::new(connections(0))?);
+        let clock = Clock::system();
+        Ok(Self::over(
+            Arc::new(probes),
+            Arc::new(claims),
+            connect_to,
+            clock,
+        ))
+    }
+
+    /// Over other ways out; `claims` has a fresh connection for every request.
+    pub fn over(
+        probes: Arc<dyn Outbound>,
+        claims: Arc<dyn Outbound>,
+        connect_to: Option<String>,
+        clock: Clock,
+    ) -> Self {
+        Self {
             probes,
             claims,
             connect_to,
-            clock: Clock::system(),
-        })
+            clock,
+        }
     }
 
     /// Sends with the agent's token and, where that is refused, once more with the shared key.
-    async fn send(&self, client: &reqwest::Client, agent: &Agent, request: Request<'_>) -> Answer {
+    async fn send(&self, out: &dyn Outbound, agent: &Agent, request: Request<'_>) -> Answer {
         let started = self.clock.monotonic();
-        let first = self
-            .once(client, agent, agent.token.as_ref(), &request)
-            .await;
+        let first = self.once(out, agent, agent.token.as_ref(), &request).await;
         match (&first, &agent.shared_key) {
             (Answer::Reply(reply), Some(key))
                 if reply.is_refused() && !same(agent.token.as_ref(), key) =>
@@ -92,7 +95,7 @@ impl HttpRuntime {
                 if rest.limit.is_zero() {
                     return first;
                 }
-                let second = self.once(client, agent, Some(key), &rest).await;
+                let second = self.once(out, agent, Some(key), &rest).await;
                 if matches!(&second, Answer::Reply(r) if !r.is_refused()) {
                     tracing::debug!(
                         path = request.path,
@@ -107,7 +110,7 @@ impl HttpRuntime {
 
     async fn once(
         &self,
-        client: &reqwest::Client,
+        out: &dyn Outbound,
         agent: &Agent,
         token: Option<&SecretString>,
         request: &Request<'_>,
@@ -115,10 +118,14 @@ impl HttpRuntime {
         let Some((url, host)) = self.address(&agent.url, request.path) else {
             return Answer::NotSent("the agent's address is not a URL".to_owned());
         };
-        let mut builder = match request.body {
-            Some(body) => client.post(url).json(body),
-            None => client.get(url),
+        let (method, body) = match request.body {
+            Some(body) => ("POST", body.to_string()),
+            None => ("GET", String::new()),
         };
+        let mut builder = Outgoing::builder().method(method).uri(url.as_str());
+        if request.body.is_some() {
+            builder = builder.header(CONTENT_TYPE, "application/json");
+        }
         if let Some(host) = host {
             builder = builder.header(HOST, host);
         }
@@ -130,16 +137,21 @@ impl HttpRuntime {
             value.set_sensitive(true);
             builder = builder.header(AUTHORIZATION, value);
         }
-        match builder.timeout(request.limit).send().await {
-            Ok(response) => read(response).await,
-            Err(e) if e.is_connect() || e.is_builder() => Answer::NotSent(cause(&e).to_owned()),
-            Err(e) => Answer::Broken(cause(&e).to_owned()),
+        let Ok(outgoing) = builder.body(Bytes::from(body)) else {
+            return Answer::NotSent(cause(Fault::NotBuilt).to_owned());
+        };
+        match out.send(outgoing, request.limit).await {
+            Ok(answer) => read(answer),
+            Err(fault @ (Fault::NotConnected { .. } | Fault::NotBuilt)) => {
+                Answer::NotSent(cause(fault).to_owned())
+            }
+            Err(fault) => Answer::Broken(cause(fault).to_owned()),
         }
     }
 
     /// Where to send, and the `Host` to send where that differs.
-    fn address(&self, base: &str, path: &str) -> Option<(reqwest::Url, Option<String>)> {
-        let base: reqwest::Url = base.parse().ok()?;
+    fn address(&self, base: &str, path: &str) -> Option<(Url, Option<String>)> {
+        let base: Url = base.parse().ok()?;
         let host = base.host_str()?;
         let authority = base
             .port()
@@ -153,7 +165,7 @@ impl HttpRuntime {
 
     async fn get(&self, agent: &Agent, path: &str, limit: Duration) -> Answer {
         self.send(
-            &self.probes,
+            self.probes.as_ref(),
             agent,
             Request {
                 path,
@@ -293,7 +305,7 @@ impl AgentRuntime for HttpRuntime {
         }
         let answer = self
             .send(
-                &self.claims,
+                self.claims.as_ref(),
                 agent,
                 Request {
                     path,
@@ -386,47 +398,35 @@ fn no_status(reply: &Reply, path: &str) -> Probe {
     }
 }
 
-async fn read(mut response: reqwest::Response) -> Answer {
-    let status = response.status().as_u16();
-    let content = Content::of(
-        response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok()),
-    );
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_MAX => {
-                body.extend_from_slice(&chunk)
-            }
-            Ok(Some(_)) => return Answer::Broken("the answer is larger than 1 MiB".to_owned()),
-            Ok(None) => break,
-            Err(e) => return Answer::Broken(cause(&e).to_owned()),
-        }
-    }
+fn read(answer: outbound::Answer) -> Answer {
+    let content = answer
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let content = Content::of(content);
+    let body = match answer.body {
+        Ok(body) => body,
+        Err(fault) => return Answer::Broken(cause(fault).to_owned()),
+    };
     let json = if content == Content::Json {
         serde_json::from_slice(&body).ok()
     } else {
         None
     };
     Answer::Reply(Reply {
-        status,
+        status: answer.status,
         content,
         json,
     })
 }
 
-/// In our words: the library's hold the address.
-fn cause(error: &reqwest::Error) -> &'static str {
-    if error.is_connect() {
-        "no connection"
-    } else if error.is_timeout() {
-        "no complete answer in time"
-    } else if error.is_builder() {
-        "the request could not be built"
-    } else {
-        "the connection broke before the answer was complete"
+fn cause(fault: Fault) -> &'static str {
+    match fault {
+        Fault::NotConnected { .. } => "no connection",
+        Fault::NotBuilt => "the request could not be built",
+        Fault::TimedOut => "no complete answer in time",
+        Fault::Broken => "the connection broke before the answer was complete",
+        Fault::TooLarge => "the answer is larger than 1 MiB",
     }
 }
 

@@ -6,7 +6,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Simulated milliseconds since the start of the process.
 pub type Ms = i64;
@@ -28,9 +29,18 @@ impl Clock {
         reason = "the one file of the simulator that reads clocks"
     )]
     pub fn start(speed: f64) -> Self {
+        Self::start_at(Timestamp::now(), speed)
+    }
+
+    /// The same from another wall-clock time. Under tokio's paused time all of it is virtual.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one file of the simulator that reads clocks"
+    )]
+    pub fn start_at(wall: Timestamp, speed: f64) -> Self {
         Self {
             started: Instant::now(),
-            wall: Timestamp::now(),
+            wall,
             speed,
         }
     }

@@ -33,7 +33,7 @@ pub struct Sim {
     /// Time.
     pub clock: Clock,
     /// Railway's schema.
-    pub executor: Executor,
+    pub executor: Arc<Executor>,
     /// For callbacks of agents.
     pub http: reqwest::Client,
     /// Work that goes on when its caller has hung up.
@@ -44,6 +44,22 @@ pub struct Sim {
 impl Sim {
     /// A fresh world with the default seed in it.
     pub fn new(seed: u64, speed: f64) -> anyhow::Result<Arc<Self>> {
+        let executor = Arc::new(Executor::new()?);
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(5))
+            .pool_max_idle_per_host(0)
+            .build()?;
+        Ok(Self::with(seed, Clock::start(speed), executor, http))
+    }
+
+    /// The same on another clock, with parts that many worlds can share.
+    pub fn with(
+        seed: u64,
+        clock: Clock,
+        executor: Arc<Executor>,
+        http: reqwest::Client,
+    ) -> Arc<Self> {
         let world = World {
             railway: seed::default_world(0),
             agents: Agents::default(),
@@ -51,18 +67,13 @@ impl Sim {
             calls: Calls::default(),
             rng: Random::new(seed),
         };
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(5))
-            .pool_max_idle_per_host(0)
-            .build()?;
-        Ok(Arc::new(Self {
-            clock: Clock::start(speed),
-            executor: Executor::new()?,
+        Arc::new(Self {
+            clock,
+            executor,
             http,
             tasks: TaskTracker::new(),
             world: Mutex::new(world),
-        }))
+        })
     }
 
     /// Locks the world. A panic elsewhere does not end the simulation.

@@ -8,9 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-};
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::{HeaderMap, Request};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api::agent_pool::TokenKind;
 use crate::clock::{Clock, Monotonic};
+use crate::outbound::{self, Connections, Fault, Http, Outbound, Url};
 
 use super::classify::{Access, Failure, Head, Kind, of_error, of_head};
 use super::wire::GraphqlError;
@@ -69,7 +70,7 @@ pub enum SetupError {
     Token,
     /// TLS, proxies, …
     #[error("build the HTTP client")]
-    Client(#[source] reqwest::Error),
+    Client(#[from] outbound::SetupError),
 }
 
 /// One document with its name. The text stands in its own file beside this one.
@@ -101,8 +102,8 @@ pub struct Transport {
 }
 
 struct Inner {
-    http: reqwest::Client,
-    url: reqwest::Url,
+    out: Arc<dyn Outbound>,
+    url: Url,
     clock: Clock,
     timeouts: Timeouts,
     tokens: Mutex<HashMap<[u8; 32], Arc<Mutex<TokenState>>>>,
@@ -143,21 +144,30 @@ impl Transport {
         clock: Clock,
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
-        let mut url: reqwest::Url = base_url.parse().map_err(|_| SetupError::Url)?;
+        let out = Http::new(Connections {
+            connect: Duration::from_secs(10).min(timeouts.read),
+            idle: (usize::MAX, Duration::from_secs(30)),
+            http1_only: false,
+            direct: false,
+            body_max: MAX_ANSWER,
+        })?;
+        Self::over(base_url, clock, timeouts, Arc::new(out))
+    }
+
+    /// The same over another way out.
+    pub fn over(
+        base_url: &str,
+        clock: Clock,
+        timeouts: Timeouts,
+        out: Arc<dyn Outbound>,
+    ) -> Result<Self, SetupError> {
+        let mut url: Url = base_url.parse().map_err(|_| SetupError::Url)?;
         // The edge limits addresses without a query string to about 10 requests a second.
         url.query_pairs_mut().append_pair("source", SOURCE);
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("agentpool/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .connect_timeout(Duration::from_secs(10).min(timeouts.read))
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()
-            .map_err(SetupError::Client)?;
         let (tokens, edge) = (Mutex::default(), Mutex::default());
         Ok(Self {
             inner: Arc::new(Inner {
-                http,
+                out,
                 url,
                 clock,
                 timeouts,
@@ -255,20 +265,16 @@ impl Session {
             Access::Read => inner.timeouts.read,
             Access::Write => inner.timeouts.write,
         };
-        let request = inner
-            .http
-            .post(inner.url.clone())
-            .timeout(limit)
+        let request = Request::post(inner.url.as_str())
             .header(self.header.0.clone(), self.header.1.clone())
-            .json(body);
-        let response = request
-            .send()
-            .await
-            .map_err(|e| Failure::new(Kind::Unknown, no_answer(&e)))?;
-        let status = response.status().as_u16();
-        let headers = response.headers().clone();
+            .header(CONTENT_TYPE, "application/json")
+            .body(Bytes::from(body.to_string()))
+            .map_err(|_| Failure::new(Kind::Unknown, "the request could not be built"))?;
+        let answer = inner.out.send(request, limit).await;
+        let answer = answer.map_err(|fault| Failure::new(Kind::Unknown, no_answer(fault)))?;
+        let (status, headers) = (answer.status, answer.headers);
         self.note_policy(&headers);
-        let text = read_limited(response).await;
+        let text = answer.body.map_err(|fault| no_answer(fault).to_owned());
         let json = text
             .as_ref()
             .ok()
@@ -428,30 +434,13 @@ fn data_of(status: u16, mut answer: Value) -> Result<Value, Failure> {
     }
 }
 
-async fn read_limited(mut response: reqwest::Response) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_ANSWER => {
-                body.extend_from_slice(&chunk)
-            }
-            Ok(Some(_)) => return Err("the answer is too large".to_owned()),
-            Ok(None) => return Ok(body),
-            Err(e) => return Err(no_answer(&e)),
-        }
+fn no_answer(fault: Fault) -> &'static str {
+    match fault {
+        Fault::TimedOut | Fault::NotConnected { timed_out: true } => "no answer in time",
+        Fault::NotConnected { timed_out: false } => "no connection",
+        Fault::NotBuilt | Fault::Broken => "the connection broke before the answer was complete",
+        Fault::TooLarge => "the answer is too large",
     }
-}
-
-/// Without the address: it may hold a query.
-fn no_answer(error: &reqwest::Error) -> String {
-    let what = if error.is_timeout() {
-        "no answer in time"
-    } else if error.is_connect() {
-        "no connection"
-    } else {
-        "the connection broke before the answer was complete"
-    };
-    what.to_owned()
 }
 
 fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
