@@ -27,3 +27,4 @@ mod settings;
 mod settings_railway;
 mod spine;
 mod start;
+mod states;
