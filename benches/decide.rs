@@ -96,11 +96,13 @@ fn pool(c: &mut Criterion) {
         phase: [Phase::Claimed, Phase::Idle, Phase::Claimed][i % 3],
         protected: false,
         creation_failed: None,
+        reason: None,
         created_at: None,
     };
     let members: Vec<Member> = (0..MEMBERS).map(member).collect();
     let fresh_ids: Vec<String> = (0..50).map(|i| format!("f{i}")).collect();
     let progress = RequestProgress::default();
+    let refused = pool::view::Refused::default();
     let view = pool::view::View {
         pool: &object,
         members: &members,
@@ -109,6 +111,7 @@ fn pool(c: &mut Criterion) {
         revision: Some("p-1".into()),
         requests: &[],
         progress: &progress,
+        refused: &refused,
         fresh_ids: &fresh_ids,
         now: jiff::Timestamp::from_second(1_800_000_000).unwrap(),
         tick: Duration::from_secs(30),

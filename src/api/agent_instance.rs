@@ -256,10 +256,14 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub id: Option<String>,
-    /// The provider's state in our words: Starting, Running, Stopped, Sleeping, Failed, Removed; Sprites also Warm, Cold.
+    /// The provider's state in our words: Starting, Blocked, Running, Stopped, Sleeping, Failed, Removed; Sprites also
+    /// Warm, Cold. Waking: we woke it, and it has not answered since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub state: Option<String>,
+    /// When an agent in stock was woken: done once, and written before it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub woken_at: Option<Time>,
     /// Railway: the status of the latest deployment, in Railway's word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]

@@ -129,6 +129,8 @@ reasons! {
     Stopped,
     /// The provider put the agent to sleep.
     Sleeping,
+    /// The provider waits for a person's approval of the deployment.
+    NeedsApproval,
     /// The provider no longer has it: a listing and a direct read say so.
     Gone,
     /// Deletion is under way.
@@ -145,6 +147,8 @@ reasons! {
     RateLimited,
     /// The provider does not answer.
     ProviderUnavailable,
+    /// What did not work, works again.
+    Recovered,
     /// A write's outcome is unknown; looked at before anything else is done.
     OutcomeUnknown,
     /// The provider refuses the request as such.

@@ -6,7 +6,7 @@
 //! memory while an instance needs it: a namespace's deletion removes the Secret first.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -19,7 +19,7 @@ use crate::api::agent_instance::ProviderRef;
 use crate::api::agent_pool::{AgentPool, SecretKeyRef, TokenKind};
 use crate::api::condition::Reason;
 use crate::clock::{Clock, Monotonic};
-use crate::domain::backoff;
+use crate::domain::backoff::{self, Call};
 use crate::domain::plan::{Class, Facts, Trouble};
 use crate::domain::resource::Resource;
 use crate::domain::template::{self, Template};
@@ -84,12 +84,24 @@ struct Cell {
     trouble: Option<(Trouble, Monotonic)>,
 }
 
+/// What one object's call came to and all of its scope have to heed.
+struct Hold {
+    trouble: Trouble,
+    until: Monotonic,
+    /// How often it came, without a creation that worked in between.
+    times: u32,
+}
+
+/// How often a refused credential is compared with its Secret: the remedy is a person's, and a person waits.
+const SECRET_LOOK: Duration = Duration::from_secs(15);
+
 /// Providers by scope.
 pub struct Fleet {
     client: Client,
     clock: Clock,
     connect: Arc<dyn Connect>,
     cells: Mutex<HashMap<Scope, Arc<tokio::sync::Mutex<Cell>>>>,
+    holds: Mutex<HashMap<Scope, Hold>>,
     templates: Mutex<HashMap<(String, String), Arc<Template>>>,
 }
 
@@ -101,6 +113,7 @@ impl Fleet {
             clock,
             connect,
             cells: Mutex::default(),
+            holds: Mutex::default(),
             templates: Mutex::default(),
         }
     }
@@ -138,6 +151,7 @@ impl Fleet {
                 }
                 let provider = self.connect.connect(scope, value.clone())?;
                 cell.connection = Some((value, provider.clone()));
+                self.holds().remove(scope);
                 cell.resolved = None;
                 cell.trouble = None;
                 cell.failures = 0;
@@ -163,11 +177,12 @@ impl Fleet {
         let cell = self.cell(scope);
         let mut cell = cell.lock().await;
         let unresolved = cell.resolved.is_none();
-        let provider = self.connection(scope, &mut cell, unresolved).await?;
+        self.connection(scope, &mut cell, unresolved).await?;
         if let Some(facts) = &cell.resolved {
             return Ok(facts.clone());
         }
-        self.not_yet(&cell)?;
+        self.may_ask(scope, &mut cell).await?;
+        let provider = self.connection(scope, &mut cell, false).await?;
         match provider.resolve().await {
             Ok(facts) => {
                 cell.resolved = Some(facts.clone());
@@ -196,7 +211,7 @@ impl Fleet {
         {
             return Ok(snapshot.clone());
         }
-        self.not_yet(&cell)?;
+        self.may_ask(scope, &mut cell).await?;
         let provider = self.connection(scope, &mut cell, true).await?;
         let begun = self.clock.monotonic();
         match provider.list().await {
@@ -230,6 +245,97 @@ impl Fleet {
         self.cell(scope).lock().await.snapshot.clone()
     }
 
+    fn holds(&self) -> MutexGuard<'_, HashMap<Scope, Hold>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object's call met a trouble that is everybody's: calls of the scope wait. `used` is what it was sent with: a
+    /// refusal of a credential that was replaced meanwhile says nothing.
+    pub async fn report(&self, scope: &Scope, used: &Arc<dyn AgentProvider>, trouble: &Trouble) {
+        if !backoff::holds_back(trouble.class, Call::Create) {
+            return;
+        }
+        let cell = self.cell(scope);
+        let present = cell.lock().await.connection.as_ref().map(|c| c.1.clone());
+        if !present.is_some_and(|p| Arc::ptr_eq(&p, used)) {
+            return;
+        }
+        let now = self.clock.monotonic();
+        let mut holds = self.holds();
+        let before = holds
+            .get(scope)
+            .filter(|h| h.trouble.class == trouble.class);
+        // Of those that were on their way at the same time one counts.
+        let times = before.map_or(0, |h| h.times + u32::from(h.until <= now));
+        let until = (now + backoff::after(trouble, times)).max(before.map_or(now, |h| h.until));
+        let trouble = trouble.clone();
+        let hold = Hold {
+            trouble,
+            until,
+            times,
+        };
+        holds.insert(scope.clone(), hold);
+    }
+
+    /// A creation worked: what held them back is over.
+    pub fn worked(&self, scope: &Scope) {
+        self.holds().remove(scope);
+    }
+
+    /// What holds back such calls of the scope now, with what is left of its time.
+    pub fn held(&self, scope: &Scope, call: Call) -> Option<Trouble> {
+        let now = self.clock.monotonic();
+        let holds = self.holds();
+        let hold = holds
+            .get(scope)
+            .filter(|h| now < h.until && backoff::holds_back(h.trouble.class, call))?;
+        Some(Trouble {
+            retry_after: Some(hold.until - now),
+            ..hold.trouble.clone()
+        })
+    }
+
+    /// Whether such a call may be sent now. A refused credential is compared with its Secret first.
+    pub async fn admit(&self, scope: &Scope, call: Call) -> Result<(), Trouble> {
+        let Some(mut trouble) = self.held(scope, call) else {
+            return Ok(());
+        };
+        if trouble.class == Class::Unauthorized {
+            let cell = self.cell(scope);
+            self.connection(scope, &mut *cell.lock().await, true)
+                .await?;
+            // Whoever asks was given the old credential: it comes again at once where there is a new one.
+            let changed = self.held(scope, call).is_none();
+            let soon = if changed { Duration::ZERO } else { SECRET_LOOK };
+            trouble.retry_after = trouble.retry_after.map(|left| left.min(soon));
+        }
+        Err(trouble)
+    }
+
+    /// A person changed something: what was refused is asked again.
+    pub async fn ask_again(&self, scope: &Scope) {
+        let cell = self.cell(scope);
+        let mut cell = cell.lock().await;
+        let lasting = |t: &Trouble| matches!(t.class, Class::Rejected | Class::Unauthorized);
+        cell.trouble.take_if(|(t, _)| lasting(t));
+        self.holds()
+            .retain(|s, h| s != scope || !lasting(&h.trouble));
+    }
+
+    /// Whether listing or resolving may be tried now. A refused credential is compared with its Secret first.
+    async fn may_ask(&self, scope: &Scope, cell: &mut Cell) -> Result<(), Trouble> {
+        if let Some(throttled) = self.held(scope, Call::Read) {
+            return Err(throttled);
+        }
+        match self.not_yet(cell) {
+            Err(trouble) if trouble.class == Class::Unauthorized => {
+                self.connection(scope, cell, true).await?;
+                self.not_yet(cell)
+            }
+            other => other,
+        }
+    }
+
     /// After a failure the whole scope waits, not one object.
     fn not_yet(&self, cell: &Cell) -> Result<(), Trouble> {
         match &cell.trouble {
@@ -239,11 +345,7 @@ impl Fleet {
     }
 
     fn note(&self, cell: &mut Cell, trouble: Trouble) -> Trouble {
-        let wait = match trouble.class {
-            // A wrong name or credential is asked about again soon: the remedy is a person's, and a person waits.
-            Class::Rejected | Class::Unauthorized => Duration::from_secs(15),
-            _ => backoff::after(&trouble, cell.failures),
-        };
+        let wait = backoff::after(&trouble, cell.failures);
         cell.failures = cell.failures.saturating_add(1);
         cell.trouble = Some((trouble.clone(), self.clock.monotonic() + wait));
         trouble
@@ -335,6 +437,7 @@ impl Fleet {
     }
 }
 
+/// The remedy is a person's: the Secret is looked for again soon, which costs the provider nothing.
 fn missing_credential(error: secret::SecretError) -> Trouble {
     let reason = match &error {
         secret::SecretError::Missing(_) => Reason::CredentialsMissing,
@@ -344,7 +447,7 @@ fn missing_credential(error: secret::SecretError) -> Trouble {
         class: Class::Unauthorized,
         reason,
         message: error.to_string(),
-        retry_after: None,
+        retry_after: Some(SECRET_LOOK),
     }
 }
 

@@ -8,6 +8,7 @@ use crate::api::agent_instance::AgentInstance;
 use crate::clock::Monotonic;
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::view::Memory;
+use crate::domain::plan::Trouble;
 
 /// One instance, remembered.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Remembered {
     pub permit: Option<String>,
     /// Troubles in a row.
     pub failures: u32,
+    /// The latest trouble of its own, in which state of the object, and until when nothing is asked because of it.
+    trouble: Option<(String, Trouble, Monotonic)>,
     /// When a step was last recorded: listings begun before cannot tell.
     pub recorded: Monotonic,
     /// Reason of the last event, so that an event is published per transition, not per pass.
@@ -71,6 +74,35 @@ impl Memories {
             .collect();
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|uid, _| uids.contains(uid.as_str()));
+    }
+
+    /// After a failed call: counts it, and asks nothing more until then while the object is in the same state.
+    pub fn pause(&self, instance: &AgentInstance, trouble: &Trouble, until: Monotonic) {
+        let state = state(instance);
+        self.with(instance, |m| {
+            m.failures = m.failures.saturating_add(1);
+            m.trouble = Some((state, trouble.clone(), until));
+        });
+    }
+
+    /// The trouble because of which nothing is asked now, with what is left of its time.
+    pub fn paused(&self, instance: &AgentInstance, now: Monotonic) -> Option<Trouble> {
+        let state = state(instance);
+        self.with(instance, |m| match &m.trouble {
+            Some((of, trouble, until)) if *of == state && now < *until => Some(Trouble {
+                retry_after: Some(*until - now),
+                ..trouble.clone()
+            }),
+            _ => None,
+        })
+    }
+
+    /// After a call that was answered.
+    pub fn answered(&self, instance: &AgentInstance) {
+        self.with(instance, |m| {
+            m.failures = 0;
+            m.trouble = None;
+        });
     }
 
     /// Notes what the object shows now, and says what is known of it.
@@ -127,6 +159,12 @@ fn since<T: PartialEq>(slot: &mut Option<(T, Monotonic)>, value: T, now: Monoton
     }
 }
 
+/// What a trouble belongs to: the present step or verdict, and whether the object is being deleted.
+fn state(instance: &AgentInstance) -> String {
+    let deleted = instance.metadata.deletion_timestamp.is_some();
+    format!("{deleted}/{}", signature(instance))
+}
+
 /// What the present step or verdict is, as text: a change of it starts its time anew.
 fn signature(instance: &AgentInstance) -> String {
     let Some(status) = &instance.status else {
@@ -134,6 +172,9 @@ fn signature(instance: &AgentInstance) -> String {
     };
     if let Some(verdict) = &status.verdict {
         return format!("{}/{}", verdict.state, verdict.reason);
+    }
+    if let Some(wake) = wake(instance) {
+        return wake;
     }
     let Some(operation) = &status.operation else {
         return String::new();
@@ -147,8 +188,18 @@ fn signature(instance: &AgentInstance) -> String {
     format!("{}/{}/{state}/{attempt}", operation.id, operation.index)
 }
 
-/// The intent that the object records now; `None` where no step is Intended.
+/// The wake under way.
+fn wake(instance: &AgentInstance) -> Option<String> {
+    let provider = instance.status.as_ref()?.provider.as_ref()?;
+    let at = provider.woken_at.as_ref()?;
+    (provider.state.as_deref() == Some(phase::STATE_WAKING)).then(|| format!("wake/{}", at.0))
+}
+
+/// The intent that the object records now; `None` where neither a step is Intended nor a wake under way.
 pub fn intent(instance: &AgentInstance) -> Option<String> {
+    if let Some(wake) = wake(instance) {
+        return Some(wake);
+    }
     let operation = instance.status.as_ref()?.operation.as_ref()?;
     let step = operation
         .steps

@@ -35,7 +35,8 @@ pub fn broken(view: &View<'_>, decision: &Decision) -> Vec<&'static str> {
         ),
         ("gone is a listing and a direct read, apart", twice_gone),
         ("in stock is proven ready, unbound and clean", proven),
-        ("a sleeper is never probed", awake),
+        ("a sleeper is woken under a permit only", awake),
+        ("the crashed come back with their conversation", revived),
         ("a judgement fits what it judges", fitting),
         ("a verdict stays", final_verdict),
         ("a failed probe alone judges nothing", not_by_silence),
@@ -180,11 +181,36 @@ fn awake(view: &View<'_>, decision: &Decision) -> bool {
     if decision.action != Action::Probe || view.phase() == Phase::Provisioning {
         return true;
     }
+    // The wake itself, by the process that recorded it; never of one that is in use.
+    if state(view) == Some("Waking") && view.memory.permit && view.instance.spec.claim.is_none() {
+        return true;
+    }
     match &view.listed {
         Listed::Present(r) => r.liveness == Liveness::Running,
         Listed::Absent => false,
         Listed::Unknown => view.phase() != Phase::Sleeping,
     }
+}
+
+fn state<'a>(view: &View<'a>) -> Option<&'a str> {
+    let status = view.instance.status.as_ref()?;
+    status.provider.as_ref()?.state.as_deref()
+}
+
+fn revived(view: &View<'_>, decision: &Decision) -> bool {
+    if decision.action != Action::Record(Change::Revive) {
+        return true;
+    }
+    let status = view.instance.status.as_ref();
+    let recorded = status.and_then(|s| s.claim.as_ref());
+    let Some(Probe::Answered { status, .. }) = &view.evidence.probe else {
+        return false;
+    };
+    let ours = recorded.zip(view.instance.spec.claim.as_ref());
+    verdict(view) == Some("Crashed")
+        && matches!(&view.listed, Listed::Present(r) if r.liveness == Liveness::Running)
+        && status.conversation.is_some()
+        && ours.is_some_and(|(r, c)| r.id == c.id && r.conversation_id == status.conversation)
 }
 
 fn fitting(view: &View<'_>, decision: &Decision) -> bool {
@@ -195,6 +221,8 @@ fn fitting(view: &View<'_>, decision: &Decision) -> bool {
         Phase::Claimed | Phase::PendingAcceptance => true,
         Phase::Sleeping => view.instance.spec.claim.is_some(),
         Phase::Provisioning | Phase::Idle => false,
+        // Still crashed, for another reason.
+        Phase::Crashed => return *judgement == Judgement::Crashed,
         _ => return false,
     };
     let status_lost = in_use && view.instance.status.as_ref().and_then(|s| s.turn).is_none();
@@ -207,9 +235,15 @@ fn fitting(view: &View<'_>, decision: &Decision) -> bool {
 }
 
 fn final_verdict(view: &View<'_>, decision: &Decision) -> bool {
+    let crashed = verdict(view) == Some("Crashed");
+    let looks_again = matches!(
+        decision.action,
+        Action::Probe | Action::Record(Change::Judge(Judgement::Crashed) | Change::Revive)
+    );
     verdict(view).is_none()
         || deleted(view)
         || matches!(decision.action, Action::Wait | Action::Delete)
+        || (crashed && looks_again)
 }
 
 fn not_by_silence(view: &View<'_>, decision: &Decision) -> bool {

@@ -9,6 +9,8 @@ pub enum Liveness {
     Created,
     /// On its way up (Railway: queued, building, deploying, …, and every word nobody knows).
     Starting,
+    /// Waits for a person's approval at the provider; goes on with it, and never without.
+    Blocked,
     /// Up, as the provider sees it.
     Running,
     /// Ended by itself or by a stop.
@@ -29,6 +31,7 @@ impl Liveness {
         match self {
             Self::Created => "Created",
             Self::Starting => "Starting",
+            Self::Blocked => "Blocked",
             Self::Running => "Running",
             Self::Stopped => "Stopped",
             Self::Sleeping => "Sleeping",

@@ -12,6 +12,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::rows::{Shown, add_token, claimed_at, row};
 use super::state::{AgentsShape, PublicReads};
+use crate::api::condition::{ConditionType, Truth, find};
 use crate::api::{AgentInstance, AgentPool};
 use crate::domain::instance::phase::{Phase, phase_of};
 use crate::domain::template::provider_kind;
@@ -98,10 +99,18 @@ pub fn status(call: &Call) -> Result<Response, ApiError> {
             row
         })
         .collect();
-    Ok(
-        Json(json!({"counts": call.state.operations.counts(&pool), "instances": rows}))
-            .into_response(),
-    )
+    let counts = call.state.operations.counts(&pool);
+    Ok(Json(json!({"counts": counts, "instances": rows, "pool": ready(&pool)})).into_response())
+}
+
+/// Why the pool has what it has, in the words of its Ready condition; null before it was looked at.
+fn ready(pool: &AgentPool) -> Value {
+    let status = pool.status.as_ref();
+    let ready = status.and_then(|s| find(&s.conditions, ConditionType::Ready));
+    json!(ready.map(|c| {
+        let is = c.status == Truth::True.as_str();
+        json!({"ready": is, "reason": c.reason, "message": c.message})
+    }))
 }
 
 /// `DELETE /api/pool/instances`: despite the verb, a listing of the claimed ids. Deletes nothing.

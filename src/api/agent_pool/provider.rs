@@ -52,6 +52,11 @@ pub struct Railway {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub start_command: Option<String>,
+    /// Whether Railway may put an agent to sleep when it sends nothing for some minutes. Default false: then one in stock
+    /// that sleeps all the same is woken once, and replaced when that does not help. True: it is left asleep, out of
+    /// stock.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sleep: bool,
 }
 
 /// How a Railway token is sent.

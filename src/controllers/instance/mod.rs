@@ -23,6 +23,7 @@ use super::ownership;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::api::names;
+use crate::domain::backoff;
 use crate::domain::instance::decide::{Action, Change, Decision};
 use crate::domain::instance::phase;
 use crate::domain::instance::status::{self, Given};
@@ -36,6 +37,8 @@ use observe::Surroundings;
 const ROUNDS: usize = 32;
 /// Time limit of a probe, health and status each.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// The same of the probe that wakes a sleeper.
+const WAKING_PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Reconciles one instance; when to come back at the latest.
 pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration {
@@ -45,9 +48,12 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
     }
     let mut object = (*instance).clone();
     let around = observe::gather(&object, &ctx).await;
-    // Without a provider nothing can be sent: the decision says so, with the reason.
+    // Without a provider nothing can be sent: the decision says so, with the reason. Nor sooner after a failure than it
+    // was decided, whoever wakes us: most wakes are for our own writes.
+    let trouble = around.provider.as_ref().err().cloned();
+    let now = ctx.clock.monotonic();
     let mut evidence = Evidence {
-        trouble: around.provider.as_ref().err().cloned(),
+        trouble: trouble.or_else(|| ctx.memories.paused(&object, now)),
         ..Evidence::default()
     };
     for _ in 0..ROUNDS {
@@ -80,7 +86,7 @@ enum Next {
 fn failed(name: &str, error: &K8sError, ctx: &Ctx) -> Duration {
     if error.is_conflict() || error.is_invalid() {
         // Somebody wrote since the cache did: the watch brings it.
-        return Duration::from_millis(100);
+        return backoff::conflict(ctx.rng.fraction());
     }
     if error.is_gone() {
         return Duration::from_secs(60);
@@ -179,7 +185,7 @@ async fn record(
     if let Some(written) = patch::write_status(&around.api, object, &new).await? {
         let grants = matches!(
             decision.action,
-            Action::Record(Change::Begin | Change::Done(_) | Change::Again)
+            Action::Record(Change::Begin | Change::Done(_) | Change::Again | Change::Wake)
         );
         *object = written;
         ctx.memories.with(object, |m| {

@@ -13,6 +13,7 @@ use crate::api::agent_pool::AgentPool;
 use crate::api::condition::Reason;
 use crate::api::names;
 use crate::domain::instance::decide::{self, Decision};
+use crate::domain::instance::phase::STATE_WAKING;
 use crate::domain::instance::status::facts_of;
 use crate::domain::instance::view::{Evidence, Limits, Listed, View};
 use crate::domain::plan::{Class, Operation, Seen, Step, StepSpec, Trouble};
@@ -69,6 +70,9 @@ pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
         _ => vec![],
     };
     let mut limits = pool.as_ref().map(|p| limits_of(p)).unwrap_or_default();
+    // What is allowed is part of what it was built from; unknown, it is left alone.
+    let railway = template.as_ref().map(|t| t.provider.railway.as_ref());
+    limits.may_sleep = railway.is_none_or(|r| r.is_some_and(|r| r.sleep));
     if let Ok(provider) = &provider {
         limits.list_lag = provider.capabilities().list_lag;
     }
@@ -117,7 +121,7 @@ pub(super) async fn judge(
         }
         Listed::Present(r) => {
             m.missing = None;
-            if r.liveness == Liveness::Stopped {
+            if matches!(r.liveness, Liveness::Stopped | Liveness::Created) {
                 m.stopped.get_or_insert(now);
             } else {
                 m.stopped = None;
@@ -152,7 +156,9 @@ async fn snapshot(
     if object.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let waiting = status.and_then(|s| s.operation.as_ref()).is_some();
+    let provider = status.and_then(|s| s.provider.as_ref());
+    let waiting = status.is_some_and(|s| s.operation.is_some())
+        || provider.is_some_and(|p| p.state.as_deref() == Some(STATE_WAKING));
     let max_age = if waiting {
         around.limits.tick.min(Duration::from_secs(3))
     } else {

@@ -1,6 +1,7 @@
 //! The calls of a pass: looking, sending a step, probing, reading directly, removing, renaming.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::ResourceExt;
 
@@ -8,10 +9,11 @@ use super::super::Ctx;
 use super::super::fleet::Snapshot;
 use super::observe::Surroundings;
 use super::variables::{inputs, shared_key, token};
-use super::{Next, PROBE_LIMIT};
+use super::{Next, PROBE_LIMIT, WAKING_PROBE_LIMIT};
 use crate::api::agent_instance::AgentInstance;
 use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
+use crate::domain::backoff::{self, Call};
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::status::facts_of;
 use crate::domain::instance::view::Evidence;
@@ -32,15 +34,53 @@ fn step_name(around: &Surroundings, index: usize) -> &'static str {
     }
 }
 
-/// Notes a failed call: the next decision waits as its class says.
-fn note(object: &AgentInstance, evidence: &mut Evidence, trouble: Trouble, ctx: &Ctx) -> Next {
+/// Notes a failed call: the next decision waits as its class says, and where the trouble is everybody's, all wait.
+async fn note(
+    object: &AgentInstance,
+    around: &Surroundings,
+    evidence: &mut Evidence,
+    trouble: Trouble,
+    ctx: &Ctx,
+) -> Next {
     ctx.metrics
         .reconcile_error("instance", trouble.class.as_str());
     tracing::debug!(instance = %object.name_any(), class = trouble.class.as_str(), reason = trouble.reason.as_str(), "{}", trouble.message);
+    let of = (&around.scope, &around.provider);
+    if let ((Some(scope), Ok(used)), true) = (of, backoff::holds_back(trouble.class, Call::Create))
+    {
+        // The scope waits, and this one with it: no longer, should the credential be replaced.
+        ctx.fleet.report(scope, used, &trouble).await;
+        let held = ctx.fleet.admit(scope, Call::Create).await.err();
+        let retry_after = Some(Duration::from_secs(1));
+        evidence.trouble = held.or(Some(Trouble {
+            retry_after,
+            ..trouble
+        }));
+        return Next::Again;
+    }
+    let failures = ctx.memories.with(object, |m| m.failures);
+    let wait = backoff::wait(&trouble, failures, ctx.rng.fraction());
     ctx.memories
-        .with(object, |m| m.failures = m.failures.saturating_add(1));
-    evidence.trouble = Some(trouble);
+        .pause(object, &trouble, ctx.clock.monotonic() + wait);
+    evidence.trouble = Some(Trouble {
+        retry_after: Some(wait),
+        ..trouble
+    });
     Next::Again
+}
+
+/// Whether such a call may be sent now; if not, the evidence says why.
+async fn admitted(around: &Surroundings, call: Call, evidence: &mut Evidence, ctx: &Ctx) -> bool {
+    let Some(scope) = &around.scope else {
+        return true;
+    };
+    match ctx.fleet.admit(scope, call).await {
+        Ok(()) => true,
+        Err(trouble) => {
+            evidence.trouble = Some(trouble);
+            false
+        }
+    }
 }
 
 pub(super) async fn look(
@@ -50,6 +90,9 @@ pub(super) async fn look(
     index: usize,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
+    if !admitted(around, Call::Read, evidence, ctx).await {
+        return Ok(Next::Again);
+    }
     let result = match provider(around) {
         Ok(provider) => provider
             .look(
@@ -64,6 +107,7 @@ pub(super) async fn look(
     let now = ctx.clock.monotonic();
     match result {
         Ok(seen) => {
+            ctx.memories.answered(object);
             ctx.memories.with(object, |m| match seen {
                 Seen::Absent => {
                     m.absent.get_or_insert(now);
@@ -73,7 +117,7 @@ pub(super) async fn look(
             evidence.look = Some(seen);
             Ok(Next::Again)
         }
-        Err(trouble) => Ok(note(object, evidence, trouble, ctx)),
+        Err(trouble) => Ok(note(object, around, evidence, trouble, ctx).await),
     }
 }
 
@@ -84,13 +128,19 @@ pub(super) async fn perform(
     index: usize,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
+    if !admitted(around, Call::Create, evidence, ctx).await {
+        return Ok(Next::Again);
+    }
     let inputs = match inputs(object, around, ctx).await {
         Ok(inputs) => inputs,
-        Err(trouble) => return Ok(note(object, evidence, trouble, ctx)),
+        Err(trouble) => {
+            evidence.trouble = Some(trouble);
+            return Ok(Next::Again);
+        }
     };
     let (provider, template) = match (provider(around), around.template.as_ref()) {
         (Ok(provider), Some(template)) => (provider, template),
-        (Err(trouble), _) => return Ok(note(object, evidence, trouble, ctx)),
+        (Err(trouble), _) => return Ok(note(object, around, evidence, trouble, ctx).await),
         (Ok(_), None) => return Ok(Next::Later),
     };
     // Reading the inputs took its time; the deed itself is a leader's.
@@ -117,6 +167,10 @@ pub(super) async fn perform(
     tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = name, seconds, ok = result.is_ok(), "step sent");
     match result {
         Ok(outcome) => {
+            ctx.memories.answered(object);
+            if let Some(scope) = &around.scope {
+                ctx.fleet.worked(scope);
+            }
             evidence.outcome = Some(outcome);
             Ok(Next::Again)
         }
@@ -129,16 +183,23 @@ pub(super) async fn perform(
             ) {
                 ctx.memories.with(object, |m| m.permit = permit);
             }
-            Ok(note(object, evidence, trouble, ctx))
+            Ok(note(object, around, evidence, trouble, ctx).await)
         }
     }
 }
 
 pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Probe {
-    ctx.memories.with(object, |m| {
+    // A wake's permit is used up before the call, like a step's.
+    let wakes = ctx.memories.with(object, |m| {
         m.probed = Some(ctx.clock.monotonic());
         m.probe_asked = false;
+        m.permit.take_if(|p| p.starts_with("wake/")).is_some()
     });
+    let limit = if wakes {
+        WAKING_PROBE_LIMIT
+    } else {
+        PROBE_LIMIT
+    };
     let status = object.status.as_ref();
     let (Some(url), Some(template)) =
         (status.and_then(|s| s.url.clone()), around.template.as_ref())
@@ -170,7 +231,7 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
                 shared_key: shared,
             },
             recorded.or(fixed),
-            PROBE_LIMIT,
+            limit,
         )
         .await;
     let now = ctx.clock.monotonic();
@@ -212,15 +273,19 @@ pub(super) async fn observe(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
+    if !admitted(around, Call::Read, evidence, ctx).await {
+        return Ok(Next::Again);
+    }
     match ask(object, around, Question::IsThere).await {
         Ok(presence) => {
+            ctx.memories.answered(object);
             if matches!(presence, Presence::Present(_)) {
                 ctx.memories.with(object, |m| m.missing = None);
             }
             evidence.presence = Some(presence);
             Ok(Next::Again)
         }
-        Err(trouble) => Ok(note(object, evidence, trouble, ctx)),
+        Err(trouble) => Ok(note(object, around, evidence, trouble, ctx).await),
     }
 }
 
@@ -230,6 +295,9 @@ pub(super) async fn destroy(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
+    if !admitted(around, Call::Remove, evidence, ctx).await {
+        return Ok(Next::Again);
+    }
     let result = ask(object, around, Question::Remove).await;
     let now = ctx.clock.monotonic();
     match result {
@@ -246,7 +314,7 @@ pub(super) async fn destroy(
             evidence.removal = Some(presence);
             Ok(Next::Again)
         }
-        Err(trouble) => Ok(note(object, evidence, trouble, ctx)),
+        Err(trouble) => Ok(note(object, around, evidence, trouble, ctx).await),
     }
 }
 
@@ -277,6 +345,9 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
         return;
     };
     if shown.name == wanted || shown.name != object.spec.provider_name {
+        return;
+    }
+    if ctx.fleet.held(scope, Call::Create).is_some() {
         return;
     }
     // The listing may be older than an earlier rename: it may be tried once more than needed, and three times in all.

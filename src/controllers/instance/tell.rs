@@ -12,10 +12,13 @@ use crate::domain::instance::phase::{self, Phase};
 pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decision, ctx: &Ctx) {
     let phase = phase::phase_of(object);
     let word = format!("{phase}/{}", decision.reason.as_str());
-    let (first, changed) = ctx.memories.with(object, |m| {
-        let old = m.told.replace(word.clone());
-        (old.is_none(), old.as_deref() != Some(word.as_str()))
-    });
+    let old = ctx.memories.with(object, |m| m.told.replace(word.clone()));
+    let first = old.is_none();
+    let changed = old.as_deref() != Some(word.as_str());
+    let told = old.as_deref().and_then(|w| w.split_once('/'));
+    let told_trouble = told
+        .and_then(|(_, w)| Reason::parse(w))
+        .is_some_and(is_trouble);
     if !changed || (first && before == phase && phase != Phase::Provisioning) {
         return;
     }
@@ -25,6 +28,8 @@ pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decis
             false,
             "ready, unbound and clean: may be claimed".to_owned(),
         ),
+        (Action::Record(Change::Revive), _) => (Reason::Recovered, false, decision.message.clone()),
+        (Action::Record(Change::Wake), _) => (Reason::Sleeping, false, decision.message.clone()),
         (_, Phase::Claimed) if decision.reason == Reason::Claimed => (
             Reason::Claimed,
             false,
@@ -35,13 +40,19 @@ pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decis
             false,
             format!("creating {} at the provider", object.spec.provider_name),
         ),
-        (_, Phase::Crashed | Phase::Tainted | Phase::Dead) if before != phase => {
+        (Action::Record(Change::Judge(_)), Phase::Crashed | Phase::Tainted | Phase::Dead) => {
             (decision.reason, true, decision.message.clone())
         }
         (Action::Wait, _) if is_trouble(decision.reason) => (
             decision.reason,
             true,
             format!("{}; trying again", decision.message),
+        ),
+        // Not while it is only looked after more closely.
+        _ if told_trouble && decision.reason != Reason::OutcomeUnknown => (
+            Reason::Recovered,
+            false,
+            format!("works again: {}", decision.message),
         ),
         _ => return,
     };
@@ -51,16 +62,16 @@ pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decis
         .await;
 }
 
+/// What is this instance's own. A rate limit, a full plan and a refused credential are everybody's: the pool tells them
+/// once, not each of its instances.
 fn is_trouble(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::BadToken
-            | Reason::CapacityExceeded
-            | Reason::CredentialsInvalid
             | Reason::CredentialsMissing
             | Reason::DeletionPending
+            | Reason::NeedsApproval
             | Reason::ProviderUnavailable
-            | Reason::RateLimited
             | Reason::Rejected
             | Reason::StatusLost
     )

@@ -16,15 +16,16 @@ use super::Ctx;
 use super::fleet::{self, Scope};
 use super::ownership;
 use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
-use crate::api::agent_pool::{AgentPool, Request};
+use crate::api::agent_pool::{AgentPool, AgentPoolStatus, Request};
 use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, INSTANCE_FINALIZER, LABEL_POOL, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
+use crate::domain::backoff::{self, Call};
 use crate::domain::instance::phase;
-use crate::domain::plan::{Facts, Trouble};
+use crate::domain::plan::Facts;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
-use crate::domain::pool::view::{Finished, Member, ProviderHealth, View};
+use crate::domain::pool::view::{Finished, Member, ProviderHealth, Refused, View};
 use crate::domain::template::{self, Template};
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
@@ -33,6 +34,9 @@ use crate::k8s::patch;
 /// How long an object that was created may take to show in the watch before it is looked for.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
 /// Two looks of a requested reconcile are this far apart, plus the time they take.
+const WRITTEN_EVERY: Duration = Duration::from_secs(1);
+/// How long creations rest after the API server refused one: a quota, an admission policy.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 const RECONCILE_APART: Duration = Duration::from_millis(5_500);
 
 /// What this process remembers of a pool.
@@ -46,6 +50,14 @@ pub struct PoolMemory {
     finished: BTreeMap<String, Finished>,
     /// Ready's reason as last told by an event.
     told: Option<String>,
+    /// When the status was last written.
+    written: Option<Monotonic>,
+    /// Creations that the API server refused, with what it said.
+    refused: BTreeMap<String, String>,
+    /// What it said last, and until when nothing more is created because of it.
+    refusal: Option<(String, Monotonic)>,
+    /// The spec's generation as last seen.
+    generation: Option<Option<i64>>,
 }
 
 /// A request under way.
@@ -61,7 +73,9 @@ struct Run {
 pub async fn reconcile(pool: Arc<AgentPool>, ctx: Arc<Ctx>) -> Duration {
     match pass(&pool, &ctx).await {
         Ok(again) => again,
-        Err(error) if error.is_conflict() || error.is_invalid() => Duration::from_millis(100),
+        Err(error) if error.is_conflict() || error.is_invalid() => {
+            backoff::conflict(ctx.rng.fraction())
+        }
         Err(error) if error.is_gone() => Duration::from_secs(60),
         Err(error) => {
             ctx.metrics.reconcile_error("pool", "kubernetes");
@@ -110,6 +124,15 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let fresh_ids: Vec<String> = (0..CREATING_MAX)
         .map(|_| names::id_from_bytes(&ctx.rng.bytes()))
         .collect();
+    let now = ctx.clock.monotonic();
+    let refused = ctx.with_pool_memory(&key, |m| Refused {
+        ids: m.refused.clone(),
+        holds: m
+            .refusal
+            .as_ref()
+            .filter(|r| now < r.1)
+            .map(|r| r.0.clone()),
+    });
     let view = View {
         pool: &pool,
         members: &members,
@@ -118,6 +141,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         revision: revision.clone(),
         requests: &requests,
         progress: &progress,
+        refused: &refused,
         fresh_ids: &fresh_ids,
         now: ctx.clock.now(),
         tick: tick(&pool),
@@ -130,9 +154,8 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     }
     let creating = creating(&view, &key, &decision, ctx);
     let new = status::status(&view, &decision, creating.clone());
-    let written = apply::write_pool_status(&api, &pool, &new).await?;
+    let (settled, held) = write(&api, &pool, &key, &new, ctx).await?;
     tell(&pool, &key, &decision, ctx).await;
-    let settled = written.unwrap_or_else(|| pool.clone());
     requests::forget_answered(&settled, &key, ctx);
     let made = match (&revision, &resolved) {
         (Some(revision), Some(scope)) if !deleting => {
@@ -147,11 +170,35 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         return Ok(Duration::from_secs(60));
     }
     let busy = made || ctx.with_pool_memory(&key, |m| !m.running.is_empty());
+    let recheck = decision.recheck.min(held.unwrap_or(decision.recheck));
     Ok(if busy {
-        decision.recheck.min(Duration::from_millis(200))
+        recheck.min(Duration::from_millis(200))
     } else {
-        decision.recheck
+        recheck
     })
+}
+
+/// Writes the status; what is not urgent at most once a second: else the pool as it is, and when to come for it.
+async fn write(
+    api: &Api<AgentPool>,
+    pool: &AgentPool,
+    key: &(String, String),
+    new: &AgentPoolStatus,
+    ctx: &Ctx,
+) -> Result<(AgentPool, Option<Duration>), K8sError> {
+    let now = ctx.clock.monotonic();
+    let last = ctx.with_pool_memory(key, |m| m.written);
+    let left = last.map_or(Duration::ZERO, |at| {
+        (at + WRITTEN_EVERY).saturating_sub(now)
+    });
+    if !left.is_zero() && !status::is_urgent(pool.status.as_ref(), new) {
+        return Ok((pool.clone(), Some(left)));
+    }
+    let written = apply::write_pool_status(api, pool, new).await?;
+    if written.is_some() {
+        ctx.with_pool_memory(key, |m| m.written = Some(now));
+    }
+    Ok((written.unwrap_or_else(|| pool.clone()), None))
 }
 
 fn tick(pool: &AgentPool) -> Duration {
@@ -188,6 +235,11 @@ fn member(instance: &AgentInstance) -> Member {
         phase: phase::phase_of(instance),
         protected: phase::is_protected(instance),
         creation_failed: failed.map(|v| v.message.clone()),
+        reason: instance
+            .status
+            .as_ref()
+            .and_then(|s| find(&s.conditions, ConditionType::Ready))
+            .and_then(|c| Reason::parse(&c.reason)),
         created_at: instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
     }
 }
@@ -205,6 +257,17 @@ async fn health(
     if deleting {
         return (ProviderHealth::Pending, None);
     }
+    let key = (
+        pool.namespace().unwrap_or_default(),
+        pool.metadata.name.clone().unwrap_or_default(),
+    );
+    let generation = pool.metadata.generation;
+    // What was refused is asked again when the spec changed, not before its time otherwise.
+    let seen = ctx.with_pool_memory(&key, |m| m.generation.replace(generation));
+    let changed = seen.is_some_and(|seen| seen != generation);
+    if changed {
+        ctx.fleet.ask_again(scope).await;
+    }
     let facts: Facts = match ctx.fleet.resolve(scope).await {
         Ok(facts) => facts,
         Err(trouble) => return (ProviderHealth::Trouble(trouble), None),
@@ -215,14 +278,19 @@ async fn health(
     } else {
         tick(pool)
     };
-    match ctx.fleet.snapshot(&resolved, max_age).await {
-        Ok(_) => (ProviderHealth::Reachable(facts), Some(resolved)),
-        Err(trouble) => (degraded(facts, trouble), Some(resolved)),
+    if changed {
+        ctx.fleet.ask_again(&resolved).await;
     }
-}
-
-fn degraded(facts: Facts, trouble: Trouble) -> ProviderHealth {
-    ProviderHealth::Degraded(facts, trouble)
+    let listed = ctx.fleet.snapshot(&resolved, max_age).await;
+    // What an instance's call met counts too: the listing may be younger than a tick, or work all the same.
+    let trouble = listed
+        .err()
+        .or_else(|| ctx.fleet.held(&resolved, Call::Create));
+    let health = match trouble {
+        None => ProviderHealth::Reachable(facts),
+        Some(trouble) => ProviderHealth::Degraded(facts, trouble),
+    };
+    (health, Some(resolved))
 }
 
 /// Whether an agent of the pool is on its way up: then the listing is looked at more often than at every tick.
@@ -265,6 +333,10 @@ fn creating(
                 .is_none_or(|at| now.saturating_sub(*at) < SEEN_WITHIN)
         });
         m.created.retain(|id, _| ids.contains(id));
+        // What was refused is forgotten when the status does not list it any more.
+        let listed = view.pool.status.iter().flat_map(|s| &s.creating);
+        let listed: Vec<&String> = listed.collect();
+        m.refused.retain(|id, _| listed.contains(&id));
     });
     ids.extend(decision.create.iter().cloned());
     ids
@@ -292,12 +364,29 @@ async fn create(
         if !ctx.leadership.holds() {
             break;
         }
-        if ctx.with_pool_memory(key, |m| m.created.contains_key(id)) {
+        if ctx.with_pool_memory(key, |m| {
+            m.created.contains_key(id) || m.refused.contains_key(id)
+        }) {
             continue;
         }
         let instance = new_instance(pool, id, revision, template, scope);
-        apply::create_instance(&api, &instance).await?;
+        let created = apply::create_instance(&api, &instance).await;
         let now = ctx.clock.monotonic();
+        match created {
+            Ok(()) => {}
+            // For certain not made, and not by asking again: its id is given up, and nothing else waits for it.
+            Err(error) if error.is_forbidden() || error.is_invalid() => {
+                let why = chain(&error);
+                tracing::warn!(pool = %key.1, instance = %id, "refused by the API server: {why}");
+                ctx.with_pool_memory(key, |m| {
+                    m.refused.insert(id.clone(), why.clone());
+                    m.refusal = Some((why, now + REFUSED_FOR));
+                });
+                made = true;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
         ctx.with_pool_memory(key, |m| m.created.insert(id.clone(), now));
         tracing::info!(pool = %key.1, instance = %id, action = "create", "instance recorded");
         made = true;

@@ -12,9 +12,10 @@ use crate::domain::agent::{AgentStatus, Dialect, Probe};
 use crate::domain::plan::{Class, Facts, Outcome, Repeat, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::{Liveness, Presence, Resource};
 
-pub const LIVENESS: [Liveness; 8] = [
+pub const LIVENESS: [Liveness; 9] = [
     Liveness::Created,
     Liveness::Starting,
+    Liveness::Blocked,
     Liveness::Running,
     Liveness::Stopped,
     Liveness::Sleeping,
@@ -147,7 +148,11 @@ pub fn case(name: &str, status: Value) -> Case {
         listed: Listed::Unknown,
         progress: None,
         evidence: Evidence::default(),
-        memory: Memory::default(),
+        // Known for a tick: the moment of its first probe has come.
+        memory: Memory {
+            known_for: seconds(30),
+            ..Memory::default()
+        },
         limits: Limits::default(),
     }
 }
@@ -213,6 +218,28 @@ pub fn asleep(mut case: Case) -> Case {
     let status = case.instance.status.get_or_insert_default();
     status.provider.get_or_insert_default().state = Some("Sleeping".into());
     case.name.push_str(" asleep");
+    case
+}
+
+/// Woken by us, and silent since.
+pub fn waking() -> Case {
+    let mut case = idle();
+    let provider = case.instance.status.get_or_insert_default();
+    let provider = provider.provider.get_or_insert_default();
+    provider.state = Some("Waking".into());
+    provider.woken_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        jiff::Timestamp::UNIX_EPOCH,
+    ));
+    case.name = "waking".into();
+    case
+}
+
+/// In stock again after it was woken once.
+pub fn woken_before() -> Case {
+    let mut case = waking();
+    let status = case.instance.status.get_or_insert_default();
+    status.provider.get_or_insert_default().state = Some("Running".into());
+    case.name = "woken before".into();
     case
 }
 

@@ -122,6 +122,8 @@ pub const OUTCOME_BOUND: &str = "Bound";
 pub const OUTCOME_PENDING: &str = "Pending";
 /// Provider state word of an agent that sleeps.
 pub const STATE_SLEEPING: &str = "Sleeping";
+/// Provider state word of an agent in stock that we woke and that has not answered since.
+pub const STATE_WAKING: &str = "Waking";
 
 /// The phase of an instance.
 pub fn phase(
@@ -146,10 +148,10 @@ pub fn phase(
         Some(ReleaseMode::Recycle) => return Phase::Recycling,
         None => {}
     }
-    let asleep = status
+    let state = status
         .and_then(|s| s.provider.as_ref())
-        .and_then(|p| p.state.as_deref())
-        == Some(STATE_SLEEPING);
+        .and_then(|p| p.state.as_deref());
+    let asleep = matches!(state, Some(STATE_SLEEPING | STATE_WAKING));
     let proven = status.and_then(|s| s.turn) == Some(spec.turn);
     match &spec.claim {
         // Status lost (restored from a backup): somebody's agent until the opposite is known.

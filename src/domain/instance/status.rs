@@ -14,6 +14,7 @@ use crate::api::agent_instance::{
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::domain::agent::Probe;
 use crate::domain::plan::{Facts, Operation, StepSpec};
+use crate::domain::resource::Liveness;
 
 /// What a record needs beside view and decision: settled by the shell, random or secret-derived.
 #[derive(Clone, Debug)]
@@ -47,7 +48,11 @@ pub fn status(view: &View<'_>, decision: &Decision, given: &Given) -> AgentInsta
     if let Some(shown) = shown {
         new.phase = Some(shown.as_str().to_owned());
         let settled = after_record(decision);
-        let truth = readiness(shown);
+        let truth = match readiness(shown) {
+            // Nobody can tell while the provider does not.
+            Truth::False if is_unknown(decision.reason) => Truth::Unknown,
+            truth => truth,
+        };
         set_condition(
             &mut new.conditions,
             ConditionType::Ready,
@@ -66,7 +71,7 @@ pub fn status(view: &View<'_>, decision: &Decision, given: &Given) -> AgentInsta
 /// The reason after a record, where it differs from the reason for recording.
 fn after_record(decision: &Decision) -> Option<Reason> {
     match &decision.action {
-        Action::Record(Change::Proven) => Some(Reason::Idle),
+        Action::Record(Change::Proven | Change::Woken) => Some(Reason::Idle),
         _ => None,
     }
 }
@@ -79,10 +84,21 @@ fn readiness(phase: Phase) -> Truth {
     }
 }
 
+fn is_unknown(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::RateLimited | Reason::ProviderUnavailable | Reason::OutcomeUnknown
+    )
+}
+
 fn observe_provider(new: &mut AgentInstanceStatus, view: &View<'_>) {
     if let Listed::Present(resource) = &view.listed {
         let provider = new.provider.get_or_insert_default();
-        provider.state = Some(resource.liveness.as_str().to_owned());
+        let waking = provider.state.as_deref() == Some(phase::STATE_WAKING);
+        // Only its own answer ends a wake.
+        if !waking || view.instance.spec.claim.is_some() {
+            provider.state = Some(resource.liveness.as_str().to_owned());
+        }
         provider.deploy_status = resource.native_state.clone();
     }
 }
@@ -191,7 +207,20 @@ fn record(
         Change::Proven => {
             new.turn = Some(view.instance.spec.turn);
             new.operation = None;
+            if let Some(provider) = &mut new.provider {
+                provider.woken_at = None;
+            }
         }
+        Change::Wake => {
+            let provider = new.provider.get_or_insert_default();
+            provider.state = Some(phase::STATE_WAKING.to_owned());
+            provider.woken_at = Some(Time(given.now));
+        }
+        Change::Woken => {
+            let provider = new.provider.get_or_insert_default();
+            provider.state = Some(Liveness::Running.as_str().to_owned());
+        }
+        Change::Revive => new.verdict = None,
         Change::Judge(judgement) => {
             new.verdict = Some(Verdict {
                 state: judgement.as_str().to_owned(),

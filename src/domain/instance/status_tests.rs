@@ -29,6 +29,11 @@ fn step(case: &mut Case, second: i64) -> Decision {
     decision
 }
 
+fn allowed(mut case: Case) -> Case {
+    case.limits.may_sleep = true;
+    case
+}
+
 fn steady() -> Vec<Case> {
     let (running, probed) = (Liveness::Running, |m: &mut super::super::view::Memory| {
         m.probed = Some(Duration::ZERO);
@@ -53,7 +58,15 @@ fn steady() -> Vec<Case> {
             .memory(probed),
     );
     all.push(fixture::claimed().judged("Crashed", Reason::Gone));
-    all.push(asleep(idle()).listed(Liveness::Sleeping));
+    all.push(allowed(asleep(idle()).listed(Liveness::Sleeping)));
+    all.push(allowed(idle().listed(Liveness::Sleeping)));
+    all.push(
+        waking()
+            .listed(Liveness::Sleeping)
+            .memory(|m| m.probed = Some(Duration::ZERO)),
+    );
+    all.push(asleep(fixture::claimed()).listed(Liveness::Sleeping));
+    all.push(building(2, "Running").listed(Liveness::Blocked));
     all.push(fresh().deleted());
     all
 }

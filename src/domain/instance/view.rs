@@ -65,7 +65,8 @@ pub struct Memory {
     pub unbound_for: Option<Duration>,
     /// How long ago a claimed agent was first seen stopped, without having been seen running since.
     pub stopped_for: Option<Duration>,
-    /// This process recorded the present step's intent and has not sent it: it may be sent without looking.
+    /// This process recorded the present step's (or the wake's) intent and has not sent it: it may be sent without
+    /// looking.
     pub permit: bool,
     /// Troubles in a row.
     pub failures: u32,
@@ -86,6 +87,8 @@ pub struct Limits {
     pub allow_unknown_clean: bool,
     /// How long a listing may lag behind a create.
     pub list_lag: Duration,
+    /// It may sleep: its template lets it, or cannot be read now.
+    pub may_sleep: bool,
 }
 
 impl Default for Limits {
@@ -97,6 +100,7 @@ impl Default for Limits {
             claim_deadline: Duration::from_secs(150),
             allow_unknown_clean: false,
             list_lag: Duration::from_secs(30),
+            may_sleep: false,
         }
     }
 }

@@ -60,6 +60,16 @@ impl Breaker {
     pub fn is_open(&self, now: jiff::Timestamp) -> bool {
         self.open_until.is_some_and(|until| now < until)
     }
+
+    /// How many failed, when the next is tried, and what the last one was.
+    pub fn words(&self) -> String {
+        let failures = self.failures;
+        // To the second: it is read, and shown again and again.
+        let until = self.open_until.map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ"));
+        let until = until.map(|t| t.to_string()).unwrap_or_default();
+        let last = &self.last_failure;
+        format!("{failures} creations failed in a row; the next is tried at {until}. Last: {last}")
+    }
 }
 
 /// An answer to a request.
@@ -144,18 +154,12 @@ fn blocked(view: &View<'_>, breaker: &Breaker) -> Option<(Reason, String)> {
             "the pool's template is not recorded yet".to_owned(),
         ));
     }
+    if let Some(why) = &view.refused.holds {
+        let text = format!("the API server refuses to create instances: {why}");
+        return Some((Reason::Rejected, text));
+    }
     if breaker.is_open(view.now) {
-        let until = breaker
-            .open_until
-            .map(|t| t.to_string())
-            .unwrap_or_default();
-        return Some((
-            Reason::CreationsFailing,
-            format!(
-                "{} creations failed in a row; none until {until}. Last: {}",
-                breaker.failures, breaker.last_failure
-            ),
-        ));
+        return Some((Reason::CreationsFailing, breaker.words()));
     }
     None
 }
@@ -306,6 +310,7 @@ fn summarise(
     let being_built =
         counts.get(Phase::Provisioning) + i32::try_from(decision.create.len()).unwrap_or(0);
     decision.ready = idle >= spec.min_idle;
+    let elsewhere = elsewhere(view, counts);
     let (reason, message) = if decision.ready {
         // What is wrong is said even while there is stock: it will be missed at the next claim.
         match blocked {
@@ -332,26 +337,67 @@ fn summarise(
         (
             Reason::MaxTotalReached,
             format!(
-                "{idle} of {} idle, {being_built} being built: maxTotal {} is reached",
+                "{idle} of {} idle, {being_built} being built{elsewhere}: maxTotal {} is reached, {} in use",
                 spec.min_idle,
-                spec.max_total.unwrap_or_default()
+                spec.max_total.unwrap_or_default(),
+                counts.get(Phase::Claiming) + counts.get(Phase::Claimed)
             ),
         )
     } else {
         (
             Reason::Filling,
             format!(
-                "{idle} of {} idle, {being_built} being built",
+                "{idle} of {} idle, {being_built} being built{elsewhere}",
                 spec.min_idle
             ),
         )
     };
     decision.reason = Some(reason);
     decision.message = message;
+    if let ProviderHealth::Degraded(_, trouble) | ProviderHealth::Trouble(trouble) = &view.provider
+        && let Some(left) = trouble.retry_after
+    {
+        let left = left.max(Duration::from_millis(100));
+        decision.recheck = decision.recheck.min(left);
+    }
     if let Some(until) = decision.breaker.open_until.filter(|u| *u > view.now) {
         let left = Duration::try_from(until.duration_since(view.now)).unwrap_or(view.tick);
         decision.recheck = decision.recheck.min(left + Duration::from_millis(100));
     }
+}
+
+/// What of the pool stands in its way to stock, in words with numbers; empty: nothing.
+fn elsewhere(view: &View<'_>, counts: &Counts) -> String {
+    let building = |reason| {
+        let of =
+            |m: &&super::view::Member| m.phase == Phase::Provisioning && m.reason == Some(reason);
+        view.members.iter().filter(of).count()
+    };
+    let phase = |phase| usize::try_from(counts.get(phase)).unwrap_or(0);
+    let mut words = String::new();
+    for (n, text) in [
+        (
+            building(Reason::NeedsApproval),
+            "waiting for a person's approval at the provider",
+        ),
+        (
+            building(Reason::ProviderUnavailable),
+            "waiting for the provider to answer",
+        ),
+        (
+            building(Reason::OutcomeUnknown),
+            "being looked for, because an answer was lost",
+        ),
+        (building(Reason::BadToken), "refusing their token"),
+        (phase(Phase::Sleeping), "asleep"),
+        (phase(Phase::Dead), "dead"),
+        (phase(Phase::Tainted), "tainted"),
+    ] {
+        if n > 0 {
+            words.push_str(&format!(", {n} {text}"));
+        }
+    }
+    words
 }
 
 /// The pool is being deleted: everything unclaimed goes; claimed agents as `deletionPolicy` says.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
 use super::status::status;
-use super::view::{Member, ProviderHealth, RequestProgress, View};
+use super::view::{Member, ProviderHealth, Refused, RequestProgress, View};
 use crate::api::AgentPool;
 use crate::api::agent_pool::{AgentPoolStatus, Request};
 use crate::domain::instance::phase::Phase;
@@ -21,6 +21,7 @@ pub struct World {
     pub revision: Option<String>,
     pub requests: Vec<Request>,
     pub progress: RequestProgress,
+    pub refused: Refused,
     /// Rises with every view, so that ids are never drawn twice.
     pub drawn: usize,
     pub now: jiff::Timestamp,
@@ -50,6 +51,7 @@ pub fn world(spec: Value) -> World {
         revision: Some("p-1".into()),
         requests: vec![],
         progress: RequestProgress::default(),
+        refused: Refused::default(),
         drawn: 0,
         now: jiff::Timestamp::from_second(1_800_000_000).unwrap(),
         fresh: vec![],
@@ -65,6 +67,7 @@ pub fn member(id: &str, phase: Phase) -> Member {
         phase,
         protected: false,
         creation_failed: None,
+        reason: None,
         created_at: None,
     }
 }
@@ -92,6 +95,7 @@ impl World {
             revision: self.revision.clone(),
             requests: &self.requests,
             progress: &self.progress,
+            refused: &self.refused,
             fresh_ids: &self.fresh,
             now: self.now,
             tick: Duration::from_secs(30),

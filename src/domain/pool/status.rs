@@ -53,6 +53,22 @@ pub fn status(view: &View<'_>, decision: &Decision, creating: Vec<String>) -> Ag
     new
 }
 
+/// Whether a status must be written at once. The rest, counts and words, is written once a second.
+pub fn is_urgent(old: Option<&AgentPoolStatus>, new: &AgentPoolStatus) -> bool {
+    let Some(old) = old else { return true };
+    let breaker = |s: &AgentPoolStatus| {
+        let b = s.breaker.clone().unwrap_or_default();
+        (b.failures, b.open_until)
+    };
+    // What is about to be created is fenced by it; an answer is waited for; a failure may be gone by the next pass.
+    old.creating != new.creating
+        || old.requests != new.requests
+        || breaker(old) != breaker(new)
+        || old.release != new.release
+        || old.revision != new.revision
+        || old.observed_generation != new.observed_generation
+}
+
 fn breaker(decision: &Decision) -> Option<BreakerStatus> {
     let b = &decision.breaker;
     (b.failures > 0 || !b.counted.is_empty()).then(|| BreakerStatus {
@@ -116,6 +132,19 @@ fn answer(new: &mut AgentPoolStatus, view: &View<'_>, decision: &Decision) {
                 message: a.error.clone(),
             },
         );
+    }
+    // What the API server refused is not made: the answer says fewer.
+    for a in new.requests.values_mut().filter(|a| a.state == "Running") {
+        let refused: Vec<_> = a
+            .ids
+            .iter()
+            .filter_map(|id| view.refused.ids.get(id))
+            .collect();
+        if let Some(why) = refused.first() {
+            a.message = (*why).clone();
+            a.ids.retain(|id| !view.refused.ids.contains_key(id));
+            a.count = i32::try_from(a.ids.len()).ok();
+        }
     }
     // A replenish is answered once the objects it asked for exist.
     for a in new.requests.values_mut().filter(|a| a.state == "Running") {
@@ -198,7 +227,7 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
             ConditionType::CircuitOpen,
             Truth::True,
             Reason::CreationsFailing,
-            decision.message.clone(),
+            decision.breaker.words(),
         );
     } else {
         set(
@@ -207,5 +236,43 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
             Reason::Closed,
             String::new(),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::fixture::world;
+    use super::*;
+
+    #[test]
+    fn what_fences_or_answers_is_written_at_once_and_counts_are_not() {
+        let base = world(json!({})).status().clone();
+        let urgent = |change: fn(&mut AgentPoolStatus)| {
+            let mut new = base.clone();
+            change(&mut new);
+            is_urgent(Some(&base), &new)
+        };
+        assert!(is_urgent(None, &base));
+        assert!(!urgent(|_| ()));
+        assert!(!urgent(|s| s.idle = 3));
+        assert!(!urgent(|s| s.conditions.clear()));
+        assert!(urgent(|s| s.creating = vec!["a".into()]));
+        assert!(urgent(|s| s.observed_generation = Some(9)));
+        assert!(urgent(|s| s.breaker = Some(BreakerStatus {
+            failures: 1,
+            ..BreakerStatus::default()
+        })));
+        // That a failed one has gone is nothing new.
+        assert!(!urgent(|s| s.breaker = Some(BreakerStatus {
+            counted: vec!["a".into()],
+            ..BreakerStatus::default()
+        })));
+        assert!(urgent(|s| {
+            let answer = json!({"state": "Done", "at": "2026-01-01T00:00:00Z"});
+            let answer = serde_json::from_value(answer).unwrap();
+            s.requests.insert("r".into(), answer);
+        }));
     }
 }

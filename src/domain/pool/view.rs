@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::api::AgentPool;
 use crate::api::agent_pool::Request;
+use crate::api::condition::Reason;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
 
@@ -21,6 +22,8 @@ pub struct Member {
     pub protected: bool,
     /// Its creation failed: the reason in words.
     pub creation_failed: Option<String>,
+    /// Why it is where it is: its Ready condition's reason.
+    pub reason: Option<Reason>,
     /// The time the API server created it, for order.
     pub created_at: Option<jiff::Timestamp>,
 }
@@ -89,6 +92,15 @@ pub struct Finished {
     pub error: String,
 }
 
+/// Creations that the API server refused: nothing was made, and the ids are not used again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// The ids, with what the API server said.
+    pub ids: BTreeMap<String, String>,
+    /// What it said, while that holds further creations back.
+    pub holds: Option<String>,
+}
+
 /// Everything a decision about one pool rests on.
 pub struct View<'a> {
     /// The object, as read last.
@@ -105,6 +117,8 @@ pub struct View<'a> {
     pub requests: &'a [Request],
     /// How far they are.
     pub progress: &'a RequestProgress,
+    /// What the API server refused to create.
+    pub refused: &'a Refused,
     /// Fresh ids for new instances; as many as a decision may need.
     pub fresh_ids: &'a [String],
     /// Wall time.
@@ -127,6 +141,7 @@ impl View<'_> {
         creating
             .iter()
             .filter(|id| !self.members.iter().any(|m| &m.id == *id))
+            .filter(|id| !self.refused.ids.contains_key(*id))
             .cloned()
             .collect()
     }

@@ -65,6 +65,7 @@ pub fn liveness(deployment: &Deployment) -> Liveness {
         "CRASHED" => Liveness::Crashed,
         "FAILED" => Liveness::Failed,
         "SKIPPED" | "REMOVING" | "REMOVED" => Liveness::Removed,
+        "NEEDS_APPROVAL" => Liveness::Blocked,
         _ => Liveness::Starting,
     }
 }
@@ -143,11 +144,7 @@ fn judge(resource: &Resource) -> Seen {
         Liveness::Running | Liveness::Sleeping => {
             Seen::Done(pick(&resource.facts, &[DEPLOYMENT_ID, URL, DOMAIN_ID]))
         }
-        Liveness::Starting if native == "NEEDS_APPROVAL" => failed(
-            "DeploymentFailed",
-            "Railway waits for a member's approval of the deployment (NEEDS_APPROVAL)",
-        ),
-        Liveness::Starting => Seen::Running,
+        Liveness::Starting | Liveness::Blocked => Seen::Running,
         Liveness::Created => Seen::Absent,
         Liveness::Stopped => failed(
             "Stopped",
@@ -236,13 +233,7 @@ mod tests {
                 Liveness::Starting,
                 "running",
             ),
-            (
-                "NEEDS_APPROVAL",
-                true,
-                &[],
-                Liveness::Starting,
-                "DeploymentFailed",
-            ),
+            ("NEEDS_APPROVAL", true, &[], Liveness::Blocked, "running"),
             ("A_NEW_WORD", false, &[], Liveness::Starting, "running"),
             (
                 "SUCCESS",

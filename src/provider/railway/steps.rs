@@ -166,19 +166,15 @@ pub(super) async fn deploy(
     let Some(service) = known.get(map::SERVICE_ID) else {
         return Err(no_service_id(doing));
     };
+    let railway = template.provider.railway.as_ref();
     let mut input = json!({
         "source": source(template, inputs),
         "numReplicas": 1,
         "restartPolicyType": "ON_FAILURE",
         "restartPolicyMaxRetries": RESTARTS,
-        "sleepApplication": false,
+        "sleepApplication": railway.is_some_and(|r| r.sleep),
     });
-    if let Some(command) = template
-        .provider
-        .railway
-        .as_ref()
-        .and_then(|r| r.start_command.as_ref())
-    {
+    if let Some(command) = railway.and_then(|r| r.start_command.as_ref()) {
         input["startCommand"] = command.as_str().into();
     }
     match operation::configure_and_deploy(reach.session, &reach.scope.environment, service, input)

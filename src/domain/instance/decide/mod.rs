@@ -6,6 +6,7 @@
 
 mod provisioning;
 mod removal;
+mod sleep;
 mod stock;
 mod verify;
 
@@ -24,7 +25,8 @@ use crate::domain::resource::{Liveness, Presence};
 pub use provisioning::{current, progress_poll};
 use provisioning::{done, provisioning, troubled};
 use removal::removal;
-use stock::{claimed, claiming, idle};
+use sleep::asleep;
+use stock::{claimed, claiming, crashed, idle};
 use verify::{dead_at_the_provider, missing, verify};
 
 /// Two looks that are to prove something are at least this far apart.
@@ -36,6 +38,8 @@ pub const CLAIMING_SHOWN_AFTER: Duration = Duration::from_secs(1);
 /// Nothing is decided again sooner than this, nor later than `LATEST`, whatever limits and answers say.
 const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(3600);
+/// How long a woken agent has to answer and to be listed as running: 30 s, and the listing's age.
+pub const WAKE_LIMIT: Duration = Duration::from_secs(33);
 /// How often an agent that should become ready is probed.
 const READY_POLL: Duration = Duration::from_secs(1);
 
@@ -75,8 +79,14 @@ pub enum Change {
     Again,
     /// The agent is proven ready and clean for the present turn.
     Proven,
+    /// The agent sleeps and is about to be woken.
+    Wake,
+    /// The woken agent answered.
+    Woken,
     /// A judgement that stays.
     Judge(Judgement),
+    /// A crashed agent runs again and shows its conversation: it is in use as before.
+    Revive,
 }
 
 /// The judgements that stay.
@@ -183,6 +193,9 @@ fn judged_by_situation(view: &View<'_>) -> Decision {
 
 fn judged(view: &View<'_>, state: &str, reason: &str, message: &str) -> Decision {
     let why = Reason::parse(reason).unwrap_or(Reason::InternalError);
+    if state == Judgement::Crashed.as_str() {
+        return crashed(view, why, message);
+    }
     // Only what is known to be nobody's goes; a word of a later version is not.
     let goes = state == Judgement::Tainted.as_str() || state == Judgement::Dead.as_str();
     if !goes || phase::is_protected(view.instance) {

@@ -176,6 +176,12 @@ fn running(view: &View<'_>, spec: &StepSpec, name: &str) -> Decision {
             Reason::CreateFailed,
             format!("{name}: not finished within {} s", spec.deadline.as_secs()),
         ),
+        _ if blocked(view) => decision(
+            Action::Wait,
+            Reason::NeedsApproval,
+            format!("{name}: the provider waits for a person's approval of the deployment"),
+            progress_poll(view),
+        ),
         _ => decision(
             Action::Wait,
             Reason::Creating,
@@ -183,6 +189,10 @@ fn running(view: &View<'_>, spec: &StepSpec, name: &str) -> Decision {
             progress_poll(view),
         ),
     }
+}
+
+fn blocked(view: &View<'_>) -> bool {
+    matches!(&view.listed, Listed::Present(r) if r.liveness == Liveness::Blocked)
 }
 
 /// How often waiting for the provider is looked at: the listing is shared, so this costs per project, not per instance.

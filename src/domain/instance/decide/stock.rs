@@ -6,13 +6,11 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
     if let Some(dead) = dead_at_the_provider(view) {
         return dead;
     }
-    if view.phase() == Phase::Sleeping {
-        return decision(
-            Action::Wait,
-            Reason::Sleeping,
-            "the provider put it to sleep: out of stock",
-            view.limits.tick,
-        );
+    if let Some(sleeper) = asleep(view) {
+        return sleeper;
+    }
+    if let Some(unfit) = view.evidence.probe.as_ref().and_then(unfit) {
+        return unfit;
     }
     let stays = |message: &str| decision(Action::Wait, Reason::Idle, message, probe_in(view));
     match &view.evidence.probe {
@@ -22,23 +20,24 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
             "ready, unbound and clean",
             view.limits.tick,
         ),
-        Some(Probe::WrongRuntime(text)) => {
-            judge(Judgement::Tainted, Reason::WrongRuntime, text.clone())
-        }
-        Some(Probe::Answered { status, .. }) if status.conversation.is_some() => judge(
-            Judgement::Tainted,
+        // By itself an agent that does not answer is never dead: the Reachable condition says it.
+        _ => stays("ready, unbound and clean"),
+    }
+}
+
+/// What an answer says that ends an agent's time in stock.
+pub(super) fn unfit(probe: &Probe) -> Option<Decision> {
+    let tainted = |reason, text: &str| Some(judge(Judgement::Tainted, reason, text));
+    match probe {
+        Probe::WrongRuntime(text) => tainted(Reason::WrongRuntime, text),
+        Probe::Answered { status, .. } if status.conversation.is_some() => tainted(
             Reason::UnknownConversation,
             "the agent has a conversation that nobody claimed",
         ),
-        Some(Probe::Answered { status, .. }) if status.clean == Some(false) || status.pending => {
-            judge(
-                Judgement::Tainted,
-                Reason::NotClean,
-                "the agent is no longer clean",
-            )
+        Probe::Answered { status, .. } if status.clean == Some(false) || status.pending => {
+            tainted(Reason::NotClean, "the agent is no longer clean")
         }
-        // By itself an agent that does not answer is never dead: the Reachable condition says it.
-        _ => stays("ready, unbound and clean"),
+        _ => None,
     }
 }
 
@@ -46,7 +45,11 @@ fn probe_is_due(view: &View<'_>) -> bool {
     running_at_the_provider(view) && until_probe(view) <= Duration::from_millis(200)
 }
 
+/// When the next probe is due. What does not run is not probed: the next listing tells more.
 fn probe_in(view: &View<'_>) -> Duration {
+    if !running_at_the_provider(view) {
+        return view.limits.tick;
+    }
     until_probe(view).max(Duration::from_millis(200))
 }
 
@@ -152,7 +155,10 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
                     "the provider removed the deployment",
                 );
             }
-            Liveness::Stopped => return stopped(view),
+            Liveness::Stopped => return ended(view, Judgement::Crashed),
+            Liveness::Created if lost_its_deployment(view) => {
+                return ended(view, Judgement::Crashed);
+            }
             Liveness::Sleeping => {
                 return decision(
                     Action::Wait,
@@ -161,7 +167,7 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
                     view.limits.tick,
                 );
             }
-            Liveness::Created | Liveness::Starting | Liveness::Running => {}
+            Liveness::Created | Liveness::Starting | Liveness::Blocked | Liveness::Running => {}
         },
         Listed::Unknown => {}
     }
@@ -186,38 +192,96 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
     }
 }
 
-fn stopped(view: &View<'_>) -> Decision {
-    let text = "the provider says that it stopped: a listing and a direct read say so";
-    match &view.evidence.presence {
-        Some(Presence::Present(r)) if r.liveness == Liveness::Stopped => {
-            judge(Judgement::Crashed, Reason::Stopped, text)
+/// Kept for a person. If that person brings it back, and it shows the conversation that is recorded, it is in use again.
+pub(super) fn crashed(view: &View<'_>, why: Reason, message: &str) -> Decision {
+    let stays = |recheck| decision(Action::Wait, why, message, recheck);
+    let running = matches!(&view.listed, Listed::Present(r) if r.liveness == Liveness::Running);
+    let claim = view.instance.spec.claim.as_ref();
+    let recorded = view.instance.status.as_ref().and_then(|s| s.claim.as_ref());
+    let conversation = recorded
+        .filter(|c| claim.is_some_and(|claim| claim.id == c.id))
+        .and_then(|c| c.conversation_id.as_ref());
+    let Some(conversation) = conversation.filter(|_| running) else {
+        return stays(view.limits.tick);
+    };
+    let still = |reason, text: &str| {
+        if why == reason {
+            stays(probe_in(view))
+        } else {
+            judge(Judgement::Crashed, reason, text)
         }
-        Some(_) => decision(Action::Wait, Reason::Claimed, "in use", view.limits.tick),
-        None if view.evidence.trouble.is_some() => decision(
-            Action::Wait,
+    };
+    match &view.evidence.probe {
+        None if probe_is_due(view) => decision(Action::Probe, why, message, view.limits.tick),
+        Some(Probe::Answered { status, .. }) if status.ready => match &status.conversation {
+            Some(shown) if shown == conversation => decision(
+                Action::Record(Change::Revive),
+                Reason::Claimed,
+                "in use again: the provider runs it, and it shows its conversation",
+                Duration::ZERO,
+            ),
+            Some(_) => still(
+                Reason::UnknownConversation,
+                "runs again, but with another conversation than the one recorded",
+            ),
+            None => still(
+                Reason::ConversationLost,
+                "runs again, but without its conversation",
+            ),
+        },
+        _ => stays(probe_in(view)),
+    }
+}
+
+/// What a listing says that could be a passing state of it: stopped, or without any deployment. Believed when a direct
+/// read, far enough apart, says so too.
+pub(super) fn ended(view: &View<'_>, judgement: Judgement) -> Decision {
+    let of = |liveness| match liveness {
+        Liveness::Stopped => Some((Reason::Stopped, "stopped")),
+        Liveness::Created => Some((Reason::DeploymentRemoved, "without any deployment")),
+        _ => None,
+    };
+    let waits = |reason, text: String, recheck| decision(Action::Wait, reason, text, recheck);
+    let (usual, in_phase) = match judgement {
+        Judgement::Crashed => (Reason::Claimed, "in use"),
+        _ => (Reason::Idle, "in stock"),
+    };
+    let ago = view.memory.stopped_for.unwrap_or_default();
+    match &view.evidence.presence {
+        Some(Presence::Present(r)) => match of(r.liveness) {
+            Some((reason, word)) if ago >= TWICE_APART => judge(
+                judgement,
+                reason,
+                format!("{word}: a listing and a direct read say so"),
+            ),
+            _ => waits(usual, in_phase.to_owned(), view.limits.tick),
+        },
+        Some(_) => waits(usual, in_phase.to_owned(), view.limits.tick),
+        None if view.evidence.trouble.is_some() => waits(
             Reason::ProviderUnavailable,
-            "stopped in a listing; the provider does not answer",
+            "ended in a listing; the provider does not answer".to_owned(),
             TWICE_APART,
         ),
-        None => {
-            let ago = view.memory.stopped_for.unwrap_or_default();
-            if ago >= TWICE_APART {
-                decision(
-                    Action::Observe,
-                    Reason::Stopped,
-                    "stopped in a listing: reading it directly",
-                    Duration::ZERO,
-                )
-            } else {
-                decision(
-                    Action::Wait,
-                    Reason::Claimed,
-                    "stopped in a listing: will be read directly",
-                    (TWICE_APART - ago).max(Duration::from_millis(50)),
-                )
-            }
-        }
+        None if ago >= TWICE_APART => decision(
+            Action::Observe,
+            usual,
+            "ended in a listing: reading it directly",
+            Duration::ZERO,
+        ),
+        None => waits(
+            usual,
+            format!("{in_phase}; ended in a listing: will be read directly"),
+            (TWICE_APART - ago).max(Duration::from_millis(50)),
+        ),
     }
+}
+
+/// Without a deployment, though one of ours was up: somebody removed it.
+pub(super) fn lost_its_deployment(view: &View<'_>) -> bool {
+    let status = view.instance.status.as_ref();
+    let provider = status.and_then(|s| s.provider.as_ref());
+    let had = provider.is_some_and(|p| p.deployment_id.is_some());
+    had && matches!(&view.listed, Listed::Present(r) if r.liveness == Liveness::Created)
 }
 
 /// Not the conversation we recorded: believed in the second reading.

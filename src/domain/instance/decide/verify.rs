@@ -97,6 +97,7 @@ fn never_called(view: &View<'_>) -> bool {
 /// What the provider says is final for an agent that nobody uses.
 pub(super) fn dead_at_the_provider(view: &View<'_>) -> Option<Decision> {
     match &view.listed {
+        _ if stock::lost_its_deployment(view) => Some(stock::ended(view, Judgement::Dead)),
         Listed::Present(resource) => {
             let (reason, text) = match resource.liveness {
                 Liveness::Failed => (
@@ -112,9 +113,11 @@ pub(super) fn dead_at_the_provider(view: &View<'_>) -> Option<Decision> {
                     "the provider removed the deployment",
                 ),
                 Liveness::Stopped => (Reason::Stopped, "the provider says that it stopped"),
-                Liveness::Created | Liveness::Starting | Liveness::Running | Liveness::Sleeping => {
-                    return None;
-                }
+                Liveness::Created
+                | Liveness::Starting
+                | Liveness::Blocked
+                | Liveness::Running
+                | Liveness::Sleeping => return None,
             };
             Some(judge(Judgement::Dead, reason, text))
         }

@@ -72,6 +72,8 @@ fn in_stock_or_use() -> Vec<Case> {
     for case in [
         idle(),
         asleep(idle()),
+        waking(),
+        woken_before(),
         claiming(),
         claimed(),
         asleep(claimed()),

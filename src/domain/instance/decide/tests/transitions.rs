@@ -145,14 +145,6 @@ fn a_provider_that_does_not_answer_ends_nothing() {
     }
 }
 
-#[test]
-fn a_sleeper_is_out_of_stock_and_not_woken() {
-    let decision = assert_acts(asleep(idle()).listed(Liveness::Sleeping), Action::Wait);
-    assert_eq!(decision.reason, Reason::Sleeping);
-    assert_acts(asleep(idle()), Action::Wait);
-    assert_acts(idle().listed(Liveness::Sleeping), Action::Wait);
-}
-
 // ---- claimed --------------------------------------------------------------------------------------------------
 
 #[test]
@@ -196,6 +188,7 @@ fn stopped_is_believed_when_a_direct_read_says_so_too() {
     assert_acts(stopped(4, None), Action::Wait);
     assert_acts(stopped(5, None), Action::Observe);
     assert_acts(stopped(5, Some(read(Liveness::Running))), Action::Wait);
+    assert_acts(stopped(4, Some(read(Liveness::Stopped))), Action::Wait);
     assert_judged(
         stopped(5, Some(read(Liveness::Stopped))),
         Judgement::Crashed,
