@@ -40,7 +40,18 @@ pub struct Remembered {
     /// Reason of the last event, so that an event is published per transition, not per pass.
     pub told: Option<String>,
     /// Renames tried for the present claim.
-    pub renames: (Option<String>, u8),
+    pub renames: Renames,
+}
+
+/// The tries to rename a resource after its agent.
+#[derive(Clone, Debug, Default)]
+pub struct Renames {
+    /// The claim they are for.
+    pub claim: String,
+    /// How many.
+    pub tries: u8,
+    /// When the last one began.
+    pub last: Option<Monotonic>,
 }
 
 /// All instances, remembered by UID.

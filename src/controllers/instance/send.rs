@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use super::super::Ctx;
 use super::super::fleet::Snapshot;
+use super::super::memory::Renames;
 use super::observe::Surroundings;
 use super::variables::{inputs, shared_key, token};
 use super::{Next, PROBE_LIMIT, WAKING_PROBE_LIMIT};
@@ -336,29 +337,35 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     else {
         return;
     };
-    let Some(shown) = ctx
-        .fleet
-        .latest(scope)
-        .await
-        .and_then(|s| resource_of(object, &s))
-    else {
+    let Some(snapshot) = ctx.fleet.latest(scope).await else {
         return;
     };
-    if shown.name == wanted || shown.name != object.spec.provider_name {
+    let needed = resource_of(object, &snapshot)
+        .is_some_and(|shown| shown.name != wanted && shown.name == object.spec.provider_name);
+    if !needed || ctx.fleet.held(scope, Call::Create).is_some() {
         return;
     }
-    if ctx.fleet.held(scope, Call::Create).is_some() {
-        return;
-    }
-    // The listing may be older than an earlier rename: it may be tried once more than needed, and three times in all.
-    let tried = ctx.memories.with(object, |m| {
-        if m.renames.0.as_deref() != Some(claim.id.as_str()) {
-            m.renames = (Some(claim.id.clone()), 0);
+    let now = ctx.clock.monotonic();
+    let may = ctx.memories.with(object, |m| {
+        if m.renames.claim != claim.id {
+            m.renames = Renames {
+                claim: claim.id.clone(),
+                ..Renames::default()
+            };
         }
-        m.renames.1 = m.renames.1.saturating_add(1);
-        m.renames.1
+        // A listing begun before the last try, or too soon after it, cannot show what came of it.
+        let shows = m
+            .renames
+            .last
+            .is_none_or(|at| snapshot.begun > at + around.limits.list_lag);
+        let may = shows && m.renames.tries < 3;
+        if may {
+            m.renames.tries += 1;
+            m.renames.last = Some(now);
+        }
+        may
     });
-    if tried > 3 {
+    if !may {
         return;
     }
     let Ok(provider) = provider(around) else {
