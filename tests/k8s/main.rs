@@ -28,3 +28,4 @@ mod settings;
 mod settings_railway;
 mod spine;
 mod start;
+mod sweep;
