@@ -316,7 +316,7 @@ impl Strays {
             (
                 Kind::Ours,
                 Reason::OrphanedResources,
-                "without an AgentInstance carry the mark of this pool's namespace; they are removed or adopted once the grace time is over and the provider and the agent can be asked",
+                "carry the mark of this pool's namespace and have no AgentInstance: they are removed or adopted once the grace time is over and the provider and the agent can be asked; one whose AgentInstance has another resource is left to you",
             ),
             (
                 Kind::Unmarked,

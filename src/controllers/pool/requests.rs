@@ -193,7 +193,6 @@ async fn full_reconcile(
         );
     };
     if !listed {
-        ctx.sweeps.ask(scope, begun);
         let snapshot = match listing_since(begun, scope, ctx).await {
             Ok(snapshot) => snapshot,
             Err(trouble) => {
@@ -208,6 +207,8 @@ async fn full_reconcile(
                 );
             }
         };
+        // On the same listing.
+        ctx.sweeps.ask(scope, begun);
         let missing: Vec<String> = instances_of(pool, ctx)
             .iter()
             .filter(|i| i.metadata.deletion_timestamp.is_none())

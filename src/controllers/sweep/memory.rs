@@ -68,9 +68,14 @@ impl Sweeps {
         asked.map_or(usual, |at| usual.min(now.saturating_sub(at)))
     }
 
-    /// No sweep was possible; when to try again.
-    pub fn postpone(&self, scope: &Scope, due: Monotonic) {
-        self.with(scope, |s| (s.due, s.asked) = (due, None));
+    /// No sweep was possible; when to try again, unless it was only asked for and the next one is due later anyway.
+    pub fn postpone(&self, scope: &Scope, begun: Monotonic, again: Duration) {
+        self.with(scope, |s| {
+            if s.due <= begun {
+                s.due = begun + again;
+            }
+            s.asked = None;
+        });
     }
 
     /// Remembers the strangers of a listing, and forgets all others.

@@ -163,8 +163,8 @@ async fn sweep(place: Place, ctx: &Ctx) {
                 "not swept: {}",
                 trouble.message
             );
-            let again = begun + interval.min(sweep::RETRY);
-            return ctx.sweeps.postpone(&place.scope, again);
+            let again = interval.min(sweep::RETRY);
+            return ctx.sweeps.postpone(&place.scope, begun, again);
         }
     };
     look_after_the_missing(&place.scope, &snapshot, ctx);
