@@ -107,6 +107,7 @@ fn pool(c: &mut Criterion) {
         pool: &object,
         members: &members,
         provider: ProviderHealth::Reachable(Default::default()),
+        listing: Default::default(),
         unsupported: None,
         revision: Some("p-1".into()),
         requests: &[],

@@ -80,6 +80,8 @@ pub struct Config {
     pub agent_connect_to: Option<String>,
     /// The API's address as agents reach it, without a slash at its end.
     pub public_url: Option<String>,
+    /// How long an orphan must have been seen before the sweep does anything about it.
+    pub sweep_grace: Duration,
     /// The address of both ports.
     pub listen: IpAddr,
     /// The operations port; 0: any.
@@ -182,6 +184,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
         public_url: given(args.public_url)
             .map(|u| url("--public-url (AGENTPOOL_PUBLIC_URL)", &u))
             .transpose()?,
+        sweep_grace: Duration::from_secs(u64::from(args.sweep_grace_seconds)),
         listen: args.listen,
         operations_port,
         log_level: args.log_level,

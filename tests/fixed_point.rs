@@ -350,7 +350,9 @@ impl World {
                 self.let_go = true;
                 return false;
             }
-            Action::Delete | Action::Observe => panic!("not in this world: {decision:?}"),
+            Action::Delete | Action::Observe | Action::Find => {
+                panic!("not in this world: {decision:?}")
+            }
         }
         true
     }

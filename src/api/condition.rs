@@ -20,6 +20,8 @@ pub enum ConditionType {
     CircuitOpen,
     /// Pool: another release watches it too, and leaves it alone.
     Contested,
+    /// Pool: the provider has resources called as the pool's are that no AgentInstance is about. Absent where there are none.
+    StrayResources,
 }
 
 impl ConditionType {
@@ -32,6 +34,7 @@ impl ConditionType {
             Self::AtCapacity => "AtCapacity",
             Self::CircuitOpen => "CircuitOpen",
             Self::Contested => "Contested",
+            Self::StrayResources => "StrayResources",
         }
     }
 }
@@ -93,6 +96,18 @@ reasons! {
     PendingAcceptance,
     /// Claimed, but the status was lost (restored from a backup); left alone.
     StatusLost,
+    /// Found at the provider with our mark and without an AgentInstance, and perhaps in use: kept for a person.
+    Adopted,
+    /// Found at the provider with our mark and without an AgentInstance, and not in use: removed.
+    OrphanRemoved,
+    /// Resources with our mark have no AgentInstance yet or any more.
+    OrphanedResources,
+    /// Resources that are called as ours are carry somebody else's mark.
+    ForeignResources,
+    /// Resources that are called as ours are carry no mark.
+    UnmarkedResources,
+    /// The provider's latest listing lacks more than half of what is recorded.
+    ListingSuspicious,
     /// The agent answers probes.
     Answering,
     /// The agent does not answer.

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
 use crate::controllers::memory::Memories;
+use crate::controllers::sweep::Sweeps;
 use crate::controllers::{self, Ctx};
 use crate::domain::plan::Trouble;
 use crate::domain::template::Template;
@@ -92,7 +93,7 @@ fn context(
         metrics: process.metrics.clone(),
     };
     let (client, clock) = (process.client.clone(), process.clock.clone());
-    Arc::new(Ctx {
+    let ctx = Arc::new(Ctx {
         fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
         events: Events::new(client.clone(), "agentpool", &process.holder),
         client,
@@ -110,8 +111,15 @@ fn context(
         release: process.config.release.clone(),
         public_url: process.config.public_url.clone(),
         metrics: process.metrics.clone(),
+        sweeps: Sweeps::default(),
+        sweep_grace: process.config.sweep_grace,
         pool_memories: Mutex::default(),
-    })
+    });
+    // A follower has no such context, and so no such gauge.
+    process
+        .metrics
+        .set_stray_source(controllers::sweep::stray_source(&ctx));
+    ctx
 }
 
 /// The reconcilers, until the process stops.
@@ -121,6 +129,7 @@ async fn work(process: &Process, ctx: Arc<Ctx>) {
     let stop = &process.shutdown;
     let (pools, instances) = (ctx.pools.clone(), ctx.instances.clone());
     tokio::join!(
+        controllers::sweep::run(ctx.clone(), stop.clone()),
         controllers::run(
             "pool",
             ctx.clone(),

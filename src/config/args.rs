@@ -83,6 +83,11 @@ pub struct CommonArgs {
     /// The API's address as agents reach it; given to them as POOL_URL.
     #[arg(long, env = "AGENTPOOL_PUBLIC_URL")]
     pub(super) public_url: Option<String>,
+    /// How long a resource at the provider that carries our mark and has no AgentInstance must have been seen, in
+    /// seconds, before the sweep removes or adopts it: 600 to 86400. Less, down to 1, is for tests: an agent that is
+    /// just being created could be taken for an orphan.
+    #[arg(long, env = "AGENTPOOL_SWEEP_GRACE_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86400))]
+    pub(super) sweep_grace_seconds: u32,
     /// The address to listen on, for both ports.
     #[arg(long, env = "AGENTPOOL_LISTEN", default_value = "0.0.0.0")]
     pub(super) listen: IpAddr,

@@ -155,3 +155,17 @@ fn values_are_read() {
         (LogFormat::Json, Some("staging"))
     );
 }
+
+#[test]
+fn an_orphan_is_left_alone_for_ten_minutes_unless_told_otherwise() {
+    let grace = |args: &[&str]| serve(args, None).unwrap().sweep_grace;
+    let default = crate::domain::sweep::GRACE;
+    assert_eq!(grace(&["controller"]), default);
+    assert_eq!(default, Duration::from_secs(600));
+    let flag = "--sweep-grace-seconds";
+    assert_eq!(grace(&["controller", flag, "1"]), Duration::from_secs(1));
+    for refused in ["0", "86401", "x"] {
+        let parsed = Cli::try_parse_from(["agentpool", "controller", flag, refused]);
+        assert!(parsed.is_err(), "{refused}");
+    }
+}

@@ -26,6 +26,7 @@ pub mod instance;
 pub mod memory;
 pub mod ownership;
 pub mod pool;
+pub mod sweep;
 
 use fleet::Fleet;
 use memory::Memories;
@@ -71,6 +72,10 @@ pub struct Ctx {
     pub public_url: Option<String>,
     /// Metrics.
     pub metrics: Metrics,
+    /// What sweeps remember, and what they found.
+    pub sweeps: sweep::Sweeps,
+    /// How long an orphan must have been seen before anything is done about it.
+    pub sweep_grace: Duration,
     /// What pools remember, by namespace and name.
     pub pool_memories: Mutex<std::collections::HashMap<(String, String), pool::PoolMemory>>,
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::agent::{Dialect, Probe};
-use super::instance::decide::{Action, Change, Decision, Judgement, TWICE_APART};
+use super::instance::decide::{Action, Change, Decision, Judgement, TWICE_APART, is_adopted};
 use super::instance::phase::{self, Phase};
 use super::instance::view::{Listed, View};
 use super::plan::{Outcome, Repeat, Seen, Step};
@@ -226,7 +226,8 @@ fn fitting(view: &View<'_>, decision: &Decision) -> bool {
         _ => return false,
     };
     let status_lost = in_use && view.instance.status.as_ref().and_then(|s| s.turn).is_none();
-    !status_lost
+    // What the sweep made of a resource has no status to lose.
+    (!status_lost || is_adopted(view.instance))
         && match judgement {
             Judgement::Crashed => in_use,
             Judgement::Dead => !in_use,
@@ -272,6 +273,7 @@ fn progress(view: &View<'_>, decision: &Decision) -> bool {
         Action::Look(_) => e.look.is_none() && e.outcome.is_none() && e.trouble.is_none(),
         Action::Perform(_) => e.outcome.is_none() && e.trouble.is_none(),
         Action::Probe => e.probe.is_none(),
+        Action::Find => e.found.is_none() && e.trouble.is_none(),
         Action::Observe => e.presence.is_none() && e.trouble.is_none(),
         Action::Destroy => e.removal.is_none() && e.trouble.is_none(),
         Action::Record(Change::Done(_) | Change::Running(_)) => {

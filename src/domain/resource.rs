@@ -76,3 +76,17 @@ pub enum Presence {
     /// Nobody knows.
     Unknown,
 }
+
+/// Whose a resource is, by the mark that it carries at the provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This is its mark.
+    Marked(String),
+    /// It carries none.
+    Unmarked,
+    /// The listing of this scope shows it, but it lives in another one (Railway: a service shows up in every
+    /// environment of its project): nothing here says how it fares.
+    Elsewhere,
+    /// It is gone.
+    Gone,
+}

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::domain::template::Template;
 
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence,
+    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
     ProviderError, Report, Resource, Seen, StepSpec,
 };
 
@@ -45,7 +45,7 @@ impl CallObserver for () {
 /// makes of several.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `resolve`, `look`, `observe`: a few reads, each tried three times.
+    /// `resolve`, `look`, `observe`, `owner`: a few reads, each tried three times.
     pub read: Duration,
     /// `list`: many pages.
     pub list: Duration,
@@ -227,6 +227,17 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         self.guard(
             "observe",
             &key.name,
+            (self.limits.read, Class::Transient),
+            call,
+        )
+        .await
+    }
+
+    async fn owner(&self, resource: &Resource) -> Result<Owner, ProviderError> {
+        let call = self.inner.owner(resource);
+        self.guard(
+            "owner",
+            &resource.name,
             (self.limits.read, Class::Transient),
             call,
         )

@@ -21,7 +21,7 @@ pub mod guarded;
 pub mod railway;
 
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};
-pub use crate::domain::resource::{Listing, Liveness, Presence, Resource};
+pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
 pub use error::ProviderError;
 
 /// Which resource is meant, and how it is proven to be ours.
@@ -112,6 +112,9 @@ pub trait AgentProvider: Send + Sync {
 
     /// Reads one resource directly by its recorded ids. Without ids: by name, and absence is then Unknown.
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError>;
+
+    /// Reads directly whose a listed resource is. Says Elsewhere where the scope only shows it.
+    async fn owner(&self, resource: &Resource) -> Result<Owner, ProviderError>;
 
     /// Removes our resource, after reading its mark, and says whether it is gone; to be repeated until Gone.
     /// Works without ids: then by name, and Gone means that one look found nothing (the core looks twice, past the lag).

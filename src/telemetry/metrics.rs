@@ -87,6 +87,20 @@ pub struct PoolSample {
     pub instances: Vec<(&'static str, i64)>,
 }
 
+/// How many resources of a kind the latest sweep of a pool's scope found and left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StraySample {
+    /// The pool's namespace.
+    pub namespace: String,
+    /// The pool's name.
+    pub pool: String,
+    /// `foreign`, `unmarked` or `ours`.
+    pub kind: &'static str,
+    /// How many.
+    pub count: i64,
+}
+
+type StraySource = Arc<dyn Fn() -> Vec<StraySample> + Send + Sync>;
 type PoolSource = Arc<dyn Fn() -> Vec<PoolSample> + Send + Sync>;
 type LeaderSource = Arc<dyn Fn() -> bool + Send + Sync>;
 
@@ -254,6 +268,16 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(source));
     }
 
+    /// Sets where the gauge of strays comes from at each scrape; replaces an earlier source.
+    pub fn set_stray_source(&self, source: impl Fn() -> Vec<StraySample> + Send + Sync + 'static) {
+        *self
+            .inner
+            .pools
+            .strays
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(source));
+    }
+
     /// Counts one claim. Sources other than the documented ones count as `other`.
     pub fn claim(
         &self,
@@ -372,11 +396,36 @@ fn method_label(method: &str) -> &'static str {
 struct Pools {
     source: RwLock<Option<PoolSource>>,
     leads: RwLock<Option<LeaderSource>>,
+    strays: RwLock<Option<StraySource>>,
 }
 
 impl fmt::Debug for Pools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Pools")
+    }
+}
+
+impl Pools {
+    fn encode_strays(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let source = self
+            .strays
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let Some(samples) = source.map(|source| source()) else {
+            return Ok(());
+        };
+        let text =
+            "Resources at the provider, called as the pool's are, that no agent of ours is about";
+        let mut gauge =
+            encoder.encode_descriptor("stray_resources", text, None, MetricType::Gauge)?;
+        for s in samples {
+            let kind = ("kind", s.kind.to_owned());
+            gauge
+                .encode_family(&[("namespace", s.namespace), ("pool", s.pool), kind])?
+                .encode_gauge(&s.count)?;
+        }
+        Ok(())
     }
 }
 
@@ -398,6 +447,7 @@ impl Collector for Pools {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        self.encode_strays(&mut encoder)?;
         let Some(samples) = source.map(|source| source()) else {
             return Ok(());
         };
@@ -456,6 +506,14 @@ mod tests {
             }]
         });
         metrics.set_leader_source(|| true);
+        metrics.set_stray_source(|| {
+            vec![StraySample {
+                namespace: "agents".into(),
+                pool: "staging".into(),
+                kind: "foreign",
+                count: 4,
+            }]
+        });
         metrics.claim(
             "agents",
             "staging",
@@ -471,6 +529,7 @@ mod tests {
         for line in [
             "agentpool_leader 1",
             "agentpool_instances{namespace=\"agents\",pool=\"staging\",phase=\"Idle\"} 2",
+            "agentpool_stray_resources{namespace=\"agents\",pool=\"staging\",kind=\"foreign\"} 4",
             "agentpool_pool_min_idle{namespace=\"agents\",pool=\"staging\"} 3",
             "agentpool_claims_total{namespace=\"agents\",pool=\"staging\",source=\"other\",outcome=\"no_idle\"} 1",
             "agentpool_provider_calls_total{provider=\"railway\",operation=\"list\",outcome=\"ok\"} 1",

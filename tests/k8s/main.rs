@@ -29,3 +29,4 @@ mod settings_railway;
 mod spine;
 mod start;
 mod states;
+mod sweep;

@@ -93,7 +93,8 @@ pub struct AgentPoolStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, RequestAnswer>,
     /// Ready: the pool has its minimum, else why not. ProviderReachable: the provider answers. AtCapacity: maxTotal is
-    /// reached. CircuitOpen: creations are held back.
+    /// reached. CircuitOpen: creations are held back. StrayResources, only where there are any: the provider has
+    /// resources that are called as this pool's agents are and that no AgentInstance is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     #[schemars(length(max = 16))]

@@ -10,7 +10,7 @@
 mod observe;
 mod send;
 mod tell;
-mod variables;
+pub(super) mod variables;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,6 +124,7 @@ async fn act(
             evidence.probe = Some(send::probe(object, around, ctx).await);
             Ok(Next::Again)
         }
+        Action::Find => send::find(object, around, evidence, ctx).await,
         Action::Observe => send::observe(object, around, evidence, ctx).await,
         Action::Destroy => send::destroy(object, around, evidence, ctx).await,
         Action::Delete => {

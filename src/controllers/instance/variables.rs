@@ -75,7 +75,7 @@ pub(super) async fn inputs(
 }
 
 /// The agent's token by its template's auth.
-pub(super) async fn token(
+pub(in crate::controllers) async fn token(
     object: &AgentInstance,
     template: &Template,
     ctx: &Ctx,
@@ -97,7 +97,7 @@ pub(super) async fn token(
     }
 }
 
-pub(super) async fn shared_key(
+pub(in crate::controllers) async fn shared_key(
     object: &AgentInstance,
     template: &Template,
     ctx: &Ctx,

@@ -4,6 +4,7 @@
 //! resourceVersion they were decided on, then exactly these are created. Two leaders do not create twice: the stale
 //! one's write is a 409. Whoever comes next creates what is listed; an id leaves the list when its object was seen.
 
+mod provider;
 mod requests;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,12 +21,11 @@ use crate::api::agent_pool::{AgentPool, AgentPoolStatus, Request};
 use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, INSTANCE_FINALIZER, LABEL_POOL, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
-use crate::domain::backoff::{self, Call};
+use crate::domain::backoff;
 use crate::domain::instance::phase;
-use crate::domain::plan::Facts;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
-use crate::domain::pool::view::{Finished, Member, ProviderHealth, Refused, View};
+use crate::domain::pool::view::{Finished, Member, Refused, View};
 use crate::domain::template::{self, Template};
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
@@ -107,7 +107,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let template = Template::of(&pool.spec);
     let scope = fleet::scope_of_pool(&pool);
     let members = members(&pool, ctx);
-    let (health, resolved) = health(&pool, scope.as_ref(), deleting, ctx).await;
+    let (health, resolved) = provider::health(&pool, scope.as_ref(), deleting, ctx).await;
     let unsupported = ctx.fleet.unsupported(&template);
     let revision = if deleting || unsupported.is_some() {
         None
@@ -137,6 +137,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         pool: &pool,
         members: &members,
         provider: health,
+        listing: provider::listing(&pool, resolved.as_ref(), ctx).await,
         unsupported,
         revision: revision.clone(),
         requests: &requests,
@@ -228,7 +229,8 @@ fn member(instance: &AgentInstance) -> Member {
     // What was never in stock is a failed creation, whatever ended it: an image that starts and then crashes, or comes
     // up bound, would otherwise be created without end.
     let never_proven = instance.status.as_ref().is_some_and(|s| s.turn.is_none());
-    let failed = verdict.filter(|_| never_proven);
+    // Nor is it one that somebody has: its status was lost, or the sweep adopted it.
+    let failed = verdict.filter(|_| never_proven && instance.spec.claim.is_none());
     Member {
         id: instance.spec.id.clone(),
         object: instance.name_any(),
@@ -242,65 +244,6 @@ fn member(instance: &AgentInstance) -> Member {
             .and_then(|c| Reason::parse(&c.reason)),
         created_at: instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
     }
-}
-
-/// Whether the provider can be worked with, and the scope with its names resolved.
-async fn health(
-    pool: &AgentPool,
-    scope: Option<&Scope>,
-    deleting: bool,
-    ctx: &Ctx,
-) -> (ProviderHealth, Option<Scope>) {
-    let Some(scope) = scope else {
-        return (ProviderHealth::Pending, None);
-    };
-    if deleting {
-        return (ProviderHealth::Pending, None);
-    }
-    let key = (
-        pool.namespace().unwrap_or_default(),
-        pool.metadata.name.clone().unwrap_or_default(),
-    );
-    let generation = pool.metadata.generation;
-    // What was refused is asked again when the spec changed, not before its time otherwise.
-    let seen = ctx.with_pool_memory(&key, |m| m.generation.replace(generation));
-    let changed = seen.is_some_and(|seen| seen != generation);
-    if changed {
-        ctx.fleet.ask_again(scope).await;
-    }
-    let facts: Facts = match ctx.fleet.resolve(scope).await {
-        Ok(facts) => facts,
-        Err(trouble) => return (ProviderHealth::Trouble(trouble), None),
-    };
-    let resolved = fleet::resolved_scope(scope, &facts);
-    let max_age = if is_waiting(pool, ctx) {
-        tick(pool).min(Duration::from_secs(3))
-    } else {
-        tick(pool)
-    };
-    if changed {
-        ctx.fleet.ask_again(&resolved).await;
-    }
-    let listed = ctx.fleet.snapshot(&resolved, max_age).await;
-    // What an instance's call met counts too: the listing may be younger than a tick, or work all the same.
-    let trouble = listed
-        .err()
-        .or_else(|| ctx.fleet.held(&resolved, Call::Create));
-    let health = match trouble {
-        None => ProviderHealth::Reachable(facts),
-        Some(trouble) => ProviderHealth::Degraded(facts, trouble),
-    };
-    (health, Some(resolved))
-}
-
-/// Whether an agent of the pool is on its way up: then the listing is looked at more often than at every tick.
-fn is_waiting(pool: &AgentPool, ctx: &Ctx) -> bool {
-    instances_of(pool, ctx).iter().any(|i| {
-        let status = i.status.as_ref();
-        status.is_some_and(|s| {
-            s.operation.is_some() && s.provider.as_ref().is_some_and(|p| p.id.is_some())
-        })
-    })
 }
 
 /// The open requests of the API; a list that cannot be read is none.
@@ -394,7 +337,8 @@ async fn create(
     Ok(made)
 }
 
-fn new_instance(
+/// An instance that is to be recorded before anything is created at the provider.
+pub(in crate::controllers) fn new_instance(
     pool: &AgentPool,
     id: &str,
     revision: &str,

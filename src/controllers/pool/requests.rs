@@ -207,6 +207,8 @@ async fn full_reconcile(
                 );
             }
         };
+        // On the same listing.
+        ctx.sweeps.ask(scope, begun);
         let missing: Vec<String> = instances_of(pool, ctx)
             .iter()
             .filter(|i| i.metadata.deletion_timestamp.is_none())
@@ -241,8 +243,14 @@ async fn full_reconcile(
     let phase_now = |id: &String| members.iter().find(|m| &m.id == id).map(|m| m.phase);
     let dropped = |id: &&String| matches!(phase_now(id), None | Some(Phase::Terminating));
     let settled = |id: &&String| dropped(id) || phase_now(id) == Some(Phase::Crashed);
-    let cleaned: Vec<String> = missing.iter().filter(dropped).cloned().collect();
-    let all_settled = missing.iter().all(|id| settled(&id));
+    let (swept, removed) = ctx.sweeps.since(scope, begun);
+    let cleaned: Vec<String> = missing
+        .iter()
+        .filter(dropped)
+        .cloned()
+        .chain(removed)
+        .collect();
+    let all_settled = swept && missing.iter().all(|id| settled(&id));
     let over = now.saturating_sub(begun) > RECONCILE_APART + Duration::from_secs(6);
     if all_settled || over {
         finish(

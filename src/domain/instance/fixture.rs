@@ -283,6 +283,17 @@ pub fn status_lost() -> Case {
     case
 }
 
+/// What the sweep makes of an orphan, before anything was looked at.
+pub fn adopted() -> Case {
+    let mut case = status_lost();
+    case.instance.spec.restored = true;
+    if let Some(claim) = &mut case.instance.spec.claim {
+        claim.holder = crate::domain::sweep::ADOPTED_BY.into();
+    }
+    case.name = "adopted".into();
+    case
+}
+
 pub fn resource(liveness: Liveness) -> Resource {
     Resource {
         name: "convos-agent-dev-i1".into(),

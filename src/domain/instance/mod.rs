@@ -6,4 +6,4 @@ pub mod status;
 pub mod view;
 
 #[cfg(test)]
-mod fixture;
+pub(in crate::domain) mod fixture;

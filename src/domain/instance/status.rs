@@ -191,6 +191,7 @@ fn record(
             add_facts(new, facts);
             advance(new, view.plan, given.now);
         }
+        Change::Found(facts) => add_facts(new, facts),
         Change::Running(facts) => {
             add_facts(new, facts);
             if let Some(step) = present(new) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::phase::{self, Phase};
 use crate::api::AgentInstance;
 use crate::domain::agent::Probe;
-use crate::domain::plan::{Outcome, Seen, StepSpec, Trouble};
+use crate::domain::plan::{Facts, Outcome, Seen, StepSpec, Trouble};
 use crate::domain::resource::{Presence, Resource};
 
 /// What the latest usable listing says of an instance.
@@ -35,6 +35,8 @@ pub struct Evidence {
     pub probe: Option<Probe>,
     /// What a direct read showed.
     pub presence: Option<Presence>,
+    /// What finding it by name and mark came to: its ids, or that nothing has both.
+    pub found: Option<Option<Facts>>,
     /// What asking for removal came to.
     pub removal: Option<Presence>,
     /// The call that failed in this pass, if one did.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
 use super::status::status;
-use super::view::{Member, ProviderHealth, Refused, RequestProgress, View};
+use super::view::{Listing, Member, ProviderHealth, Refused, RequestProgress, View};
 use crate::api::AgentPool;
 use crate::api::agent_pool::{AgentPoolStatus, Request};
 use crate::domain::instance::phase::Phase;
@@ -17,6 +17,7 @@ pub struct World {
     pub pool: AgentPool,
     pub members: Vec<Member>,
     pub provider: ProviderHealth,
+    pub listing: Listing,
     pub unsupported: Option<String>,
     pub revision: Option<String>,
     pub requests: Vec<Request>,
@@ -47,6 +48,7 @@ pub fn world(spec: Value) -> World {
         pool: serde_json::from_value(object).unwrap(),
         members: vec![],
         provider: ProviderHealth::Reachable(BTreeMap::new()),
+        listing: Listing::default(),
         unsupported: None,
         revision: Some("p-1".into()),
         requests: vec![],
@@ -91,6 +93,7 @@ impl World {
             pool: &self.pool,
             members: &self.members,
             provider: self.provider.clone(),
+            listing: self.listing.clone(),
             unsupported: self.unsupported.clone(),
             revision: self.revision.clone(),
             requests: &self.requests,

@@ -8,6 +8,7 @@ use crate::api::agent_pool::{AgentPoolStatus, BreakerStatus, RequestAnswer};
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::api::{LABEL_POOL, names};
 use crate::domain::instance::phase::Phase;
+use crate::domain::sweep::is_suspicious;
 use crate::domain::template;
 
 /// How long answers to requests are kept.
@@ -171,41 +172,8 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
         decision.reason.unwrap_or(Reason::Pending),
         decision.message.clone(),
     );
-    match &view.provider {
-        ProviderHealth::Pending => set(
-            ConditionType::ProviderReachable,
-            Truth::Unknown,
-            Reason::Pending,
-            "not asked yet".to_owned(),
-        ),
-        ProviderHealth::Reachable(_) => set(
-            ConditionType::ProviderReachable,
-            Truth::True,
-            Reason::Reachable,
-            String::new(),
-        ),
-        ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => {
-            let lasting = matches!(
-                t.reason,
-                Reason::CredentialsInvalid
-                    | Reason::CredentialsMissing
-                    | Reason::ProjectNotFound
-                    | Reason::EnvironmentNotFound
-                    | Reason::Rejected
-                    | Reason::CapacityExceeded
-            );
-            set(
-                ConditionType::ProviderReachable,
-                if lasting {
-                    Truth::False
-                } else {
-                    Truth::Unknown
-                },
-                t.reason,
-                t.message.clone(),
-            );
-        }
-    }
+    let (truth, reason, message) = reachability(view);
+    set(ConditionType::ProviderReachable, truth, reason, message);
     if decision.at_capacity {
         let max = view.pool.spec.max_total.unwrap_or_default();
         set(
@@ -236,6 +204,44 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
             Reason::Closed,
             String::new(),
         );
+    }
+    match view.listing.strays.summary() {
+        Some((reason, message)) => set(ConditionType::StrayResources, Truth::True, reason, message),
+        None => list.retain(|c| c.type_ != ConditionType::StrayResources.as_str()),
+    }
+}
+
+/// Whether the provider answers, with what can be believed.
+fn reachability(view: &View<'_>) -> (Truth, Reason, String) {
+    let (recorded, listed) = (view.listing.recorded, view.listing.listed);
+    match &view.provider {
+        ProviderHealth::Pending => (Truth::Unknown, Reason::Pending, "not asked yet".to_owned()),
+        ProviderHealth::Reachable(_) if is_suspicious(recorded, listed) => (
+            Truth::Unknown,
+            Reason::ListingSuspicious,
+            format!(
+                "the latest listing has {listed} of the {recorded} agents that are recorded: none counts as gone before \
+                 a direct read of its own says so"
+            ),
+        ),
+        ProviderHealth::Reachable(_) => (Truth::True, Reason::Reachable, String::new()),
+        ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => {
+            let lasting = matches!(
+                t.reason,
+                Reason::CredentialsInvalid
+                    | Reason::CredentialsMissing
+                    | Reason::ProjectNotFound
+                    | Reason::EnvironmentNotFound
+                    | Reason::Rejected
+                    | Reason::CapacityExceeded
+            );
+            let truth = if lasting {
+                Truth::False
+            } else {
+                Truth::Unknown
+            };
+            (truth, t.reason, t.message.clone())
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::api::agent_pool::Request;
 use crate::api::condition::Reason;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
+use crate::domain::sweep::Strays;
 
 /// A member, as the pool's decision sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,17 @@ pub enum ProviderHealth {
     Degraded(BTreeMap<String, String>, Trouble),
 }
 
+/// What the latest listing and sweep of a pool's scope say beside the members' own states.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Members whose resource is recorded.
+    pub recorded: usize,
+    /// Those of them that the listing has; equal where there is none.
+    pub listed: usize,
+    /// What is called as the pool's and no instance is about.
+    pub strays: Strays,
+}
+
 /// What this process knows of the requests under way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestProgress {
@@ -109,6 +121,8 @@ pub struct View<'a> {
     pub members: &'a [Member],
     /// The provider.
     pub provider: ProviderHealth,
+    /// What its latest listing says.
+    pub listing: Listing,
     /// What cannot work in this version, in words; `None`: nothing.
     pub unsupported: Option<String>,
     /// The name of the present template's ControllerRevision, once it exists.

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::domain::template::Template;
 
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Presence,
+    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
     ProviderError, Repeat, Report, Resource, Seen, Step, StepSpec,
 };
 
@@ -258,6 +258,10 @@ impl AgentProvider for RailwayProvider {
 
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
         removal::observe(&self.reach().await?, key, known).await
+    }
+
+    async fn owner(&self, resource: &Resource) -> Result<Owner, ProviderError> {
+        removal::owner(&self.reach().await?, resource).await
     }
 
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {

@@ -5,7 +5,7 @@
 
 use crate::api::agent_pool::TokenKind;
 use crate::api::condition::Reason;
-use crate::provider::{Facts, Key, Presence, ProviderError};
+use crate::provider::{Facts, Key, Owner, Presence, ProviderError, Resource};
 
 use super::classify::{Access, Failure, Kind};
 use super::wire::ServiceInstance;
@@ -96,19 +96,56 @@ pub(super) async fn is_gone(reach: &Reach<'_>, failure: &Failure) -> Result<bool
 
 /// Reads a service's owner mark.
 pub(super) async fn mark(reach: &Reach<'_>, id: &str, ours: &str) -> Result<Mark, Failure> {
+    Ok(match read_mark(reach, id).await? {
+        Owner::Marked(mark) if mark == ours => Mark::Ours,
+        Owner::Gone => Mark::NoService,
+        Owner::Marked(_) | Owner::Unmarked | Owner::Elsewhere => Mark::Foreign,
+    })
+}
+
+async fn read_mark(reach: &Reach<'_>, id: &str) -> Result<Owner, Failure> {
     let scope = &reach.scope;
     match operation::variables(reach.session, &scope.project, &scope.environment, id).await {
-        Ok(variables)
-            if variables
-                .get(OWNER_VARIABLE)
-                .is_some_and(|mark| mark == ours) =>
-        {
-            Ok(Mark::Ours)
-        }
-        Ok(_) => Ok(Mark::Foreign),
-        Err(f) if is_gone(reach, &f).await? => Ok(Mark::NoService),
+        Ok(mut variables) => Ok(variables
+            .remove(OWNER_VARIABLE)
+            .map_or(Owner::Unmarked, Owner::Marked)),
+        Err(f) if is_gone(reach, &f).await? => Ok(Owner::Gone),
         Err(f) => Err(f),
     }
+}
+
+/// See [`crate::provider::AgentProvider::owner`].
+pub(super) async fn owner(reach: &Reach<'_>, resource: &Resource) -> Result<Owner, ProviderError> {
+    let read = async {
+        match read_mark(reach, &resource.id).await? {
+            Owner::Marked(_) if lives_elsewhere(reach, resource).await? => Ok(Owner::Elsewhere),
+            owner => Ok(owner),
+        }
+    };
+    let doing = || format!("read the owner mark of service {}", resource.name);
+    read.await
+        .map_err(|f: Failure| f.into_error(Access::Read, doing()))
+}
+
+/// Whether a service that has no deployment in our environment has one in another environment of the project: it is
+/// shown in all, and removing it would remove it there. A project token sees its own only, and removes only there.
+async fn lives_elsewhere(reach: &Reach<'_>, resource: &Resource) -> Result<bool, Failure> {
+    if resource.facts.contains_key(map::DEPLOYMENT_ID) || reach.kind == TokenKind::Project {
+        return Ok(false);
+    }
+    let environments = scope::by_project(reach.session, &reach.scope.project).await?;
+    for other in environments
+        .iter()
+        .filter(|e| e.id != reach.scope.environment)
+    {
+        match operation::service_instance(reach.session, &other.id, &resource.id).await {
+            Ok(service) if service.latest_deployment.is_some() => return Ok(true),
+            Ok(_) => {}
+            Err(f) if f.kind == Kind::NotFound => {}
+            Err(f) => return Err(f),
+        }
+    }
+    Ok(false)
 }
 
 /// See [`crate::provider::AgentProvider::observe`].

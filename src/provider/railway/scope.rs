@@ -62,7 +62,8 @@ pub(super) async fn can_read(
     }
 }
 
-async fn by_project(session: &Session, id: &str) -> Result<Vec<Environment>, Failure> {
+/// The lasting environments of a project.
+pub(super) async fn by_project(session: &Session, id: &str) -> Result<Vec<Environment>, Failure> {
     let project = operation::project(session, id).await?;
     if project.deleted_at.is_some() {
         return Err(Failure::new(Kind::NotFound, "the project is deleted"));

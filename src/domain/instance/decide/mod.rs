@@ -6,6 +6,7 @@
 
 mod provisioning;
 mod removal;
+mod restored;
 mod sleep;
 mod stock;
 mod verify;
@@ -15,7 +16,9 @@ use std::time::Duration;
 use super::phase::{self, Phase};
 use super::view::{Listed, View};
 use crate::api::ANNOTATION_ABANDON;
-use crate::api::agent_instance::{AgentInstanceStatus, OperationStatus, ReleaseMode, StepStatus};
+use crate::api::agent_instance::{
+    AgentInstance, AgentInstanceStatus, OperationStatus, ReleaseMode, StepStatus,
+};
 use crate::api::condition::Reason;
 use crate::domain::agent::{AgentStatus, Probe};
 use crate::domain::backoff;
@@ -25,6 +28,8 @@ use crate::domain::resource::{Liveness, Presence};
 pub use provisioning::{current, progress_poll};
 use provisioning::{done, provisioning, troubled};
 use removal::removal;
+pub use restored::is_adopted;
+use restored::status_lost;
 use sleep::asleep;
 use stock::{claimed, claiming, crashed, idle};
 use verify::{dead_at_the_provider, missing, verify};
@@ -58,6 +63,8 @@ pub enum Action {
     Probe,
     /// Read the resource directly.
     Observe,
+    /// Find the resource by its name and our mark.
+    Find,
     /// Ask the provider to remove the resource.
     Destroy,
     /// Delete the object, if it is still as it was judged.
@@ -77,6 +84,8 @@ pub enum Change {
     Running(Facts),
     /// The present step is intended once more.
     Again,
+    /// The resource was found by name and mark: these are its ids.
+    Found(Facts),
     /// The agent is proven ready and clean for the present turn.
     Proven,
     /// The agent sleeps and is about to be woken.

@@ -29,7 +29,7 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
         );
     }
     if let Some(trouble) = &view.evidence.trouble {
-        return troubled(view, trouble);
+        return held(view, trouble);
     }
     match &view.evidence.removal {
         None => decision(
@@ -56,6 +56,21 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
             ),
         ),
     }
+}
+
+/// A call failed. Where only a person can help, the way out stands beside the reason.
+fn held(view: &View<'_>, trouble: &Trouble) -> Decision {
+    let waits = troubled(view, trouble);
+    if !matches!(trouble.class, Class::Unauthorized | Class::Rejected) {
+        return waits;
+    }
+    let object = view.instance.metadata.name.as_deref().unwrap_or_default();
+    let message = format!(
+        "{}. It goes when that is mended; if nothing is left of it at the provider, or you remove it there yourself: \
+         kubectl annotate agentinstance {object} {ANNOTATION_ABANDON}=true",
+        waits.message
+    );
+    Decision { message, ..waits }
 }
 
 /// A create was sent and its id never learnt: the resource may still turn up under its name. Absence counts only

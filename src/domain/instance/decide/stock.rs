@@ -124,12 +124,7 @@ pub(super) fn claiming(view: &View<'_>) -> Decision {
 pub(super) fn claimed(view: &View<'_>) -> Decision {
     let status = view.instance.status.as_ref();
     if status.and_then(|s| s.turn).is_none() {
-        return decision(
-            Action::Wait,
-            Reason::StatusLost,
-            "claimed, but what was observed is lost; left alone",
-            view.limits.tick,
-        );
+        return status_lost(view);
     }
     match &view.listed {
         Listed::Absent => return missing(view),

@@ -9,7 +9,7 @@ use super::super::super::view::{Evidence, Memory};
 use super::super::{CLAIMING_SHOWN_AFTER, TWICE_APART, UNBOUND_APART};
 use crate::api::condition::Reason;
 use crate::domain::invariant::broken;
-use crate::domain::plan::{Class, Repeat, Seen, Step};
+use crate::domain::plan::{Class, Facts, Repeat, Seen, Step};
 use crate::domain::resource::{Liveness, Presence};
 
 fn being_built() -> Vec<Case> {
@@ -79,6 +79,7 @@ fn in_stock_or_use() -> Vec<Case> {
         asleep(claimed()),
         pending(),
         status_lost(),
+        adopted(),
     ] {
         all.extend([case.clone(), case.protected()]);
     }
@@ -180,6 +181,12 @@ fn evidences() -> Vec<(Evidence, Option<Seen>)> {
         });
         all.push(Evidence {
             removal: Some(presence),
+            ..none()
+        });
+    }
+    for found in [None, Some(Facts::new())] {
+        all.push(Evidence {
+            found: Some(found),
             ..none()
         });
     }

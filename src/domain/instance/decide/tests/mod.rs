@@ -2,6 +2,7 @@
 
 mod building;
 mod exhaustive;
+mod restored;
 mod returning;
 mod transitions;
 

@@ -242,17 +242,6 @@ fn pending_acceptance_is_left_to_its_person() {
 }
 
 #[test]
-fn a_lost_status_is_left_alone() {
-    for listed in listings() {
-        let mut case = status_lost().memory(|m| m.missing_for = Some(OVER));
-        case.listed = listed;
-        case.evidence.presence = Some(Presence::Gone);
-        let decision = assert_acts(case, Action::Wait);
-        assert_eq!(decision.reason, Reason::StatusLost);
-    }
-}
-
-#[test]
 fn released_by_its_user_is_terminating_even_when_crashed() {
     for case in [
         claimed(),

@@ -1,0 +1,101 @@
+//! What a pool's decision sees of its provider: whether it answers, and what its listing and the sweep say.
+
+use std::time::Duration;
+
+use kube::ResourceExt;
+
+use super::{instances_of, tick};
+use crate::api::agent_pool::AgentPool;
+use crate::controllers::Ctx;
+use crate::controllers::fleet::{self, Scope};
+use crate::controllers::sweep;
+use crate::domain::backoff::Call;
+use crate::domain::plan::Facts;
+use crate::domain::pool::view::{Listing, ProviderHealth};
+
+/// Whether the provider can be worked with, and the scope with its names resolved.
+pub(super) async fn health(
+    pool: &AgentPool,
+    scope: Option<&Scope>,
+    deleting: bool,
+    ctx: &Ctx,
+) -> (ProviderHealth, Option<Scope>) {
+    let Some(scope) = scope else {
+        return (ProviderHealth::Pending, None);
+    };
+    if deleting {
+        return (ProviderHealth::Pending, None);
+    }
+    let key = (
+        pool.namespace().unwrap_or_default(),
+        pool.metadata.name.clone().unwrap_or_default(),
+    );
+    let generation = pool.metadata.generation;
+    // What was refused is asked again when the spec changed, not before its time otherwise.
+    let seen = ctx.with_pool_memory(&key, |m| m.generation.replace(generation));
+    let changed = seen.is_some_and(|seen| seen != generation);
+    if changed {
+        ctx.fleet.ask_again(scope).await;
+    }
+    let facts: Facts = match ctx.fleet.resolve(scope).await {
+        Ok(facts) => facts,
+        Err(trouble) => return (ProviderHealth::Trouble(trouble), None),
+    };
+    let resolved = fleet::resolved_scope(scope, &facts);
+    let max_age = if is_waiting(pool, ctx) {
+        tick(pool).min(Duration::from_secs(3))
+    } else {
+        tick(pool)
+    };
+    if changed {
+        ctx.fleet.ask_again(&resolved).await;
+    }
+    let listed = ctx.fleet.snapshot(&resolved, max_age).await;
+    // What an instance's call met counts too: the listing may be younger than a tick, or work all the same.
+    let trouble = listed
+        .err()
+        .or_else(|| ctx.fleet.held(&resolved, Call::Create));
+    let health = match trouble {
+        None => ProviderHealth::Reachable(facts),
+        Some(trouble) => ProviderHealth::Degraded(facts, trouble),
+    };
+    (health, Some(resolved))
+}
+
+/// What the scope's latest listing and sweep say.
+pub(super) async fn listing(pool: &AgentPool, scope: Option<&Scope>, ctx: &Ctx) -> Listing {
+    let Some(scope) = scope else {
+        return Listing::default();
+    };
+    let strays = ctx.sweeps.strays(scope, &sweep::naming_of(pool));
+    let mut listing = Listing {
+        strays,
+        ..Listing::default()
+    };
+    let Some(snapshot) = ctx.fleet.latest(scope).await else {
+        return listing;
+    };
+    for instance in instances_of(pool, ctx) {
+        let provider = instance.status.as_ref().and_then(|s| s.provider.as_ref());
+        let Some(id) = provider.and_then(|p| p.id.as_ref()) else {
+            continue;
+        };
+        // What the listing cannot know yet counts as listed, and what is being removed as neither.
+        let newer = ctx.memories.with(&instance, |m| m.recorded) >= snapshot.begun;
+        if instance.metadata.deletion_timestamp.is_none() {
+            listing.recorded += 1;
+            listing.listed += usize::from(newer || snapshot.by_id.contains_key(id));
+        }
+    }
+    listing
+}
+
+/// Whether an agent of the pool is on its way up: then the listing is looked at more often than at every tick.
+fn is_waiting(pool: &AgentPool, ctx: &Ctx) -> bool {
+    instances_of(pool, ctx).iter().any(|i| {
+        let status = i.status.as_ref();
+        status.is_some_and(|s| {
+            s.operation.is_some() && s.provider.as_ref().is_some_and(|p| p.id.is_some())
+        })
+    })
+}
