@@ -196,7 +196,9 @@ async fn write(
     }
     let written = apply::write_pool_status(api, pool, new).await?;
     if written.is_some() {
-        ctx.with_pool_memory(key, |m| m.written = Some(now));
+        // From its end on: what took long to write was seen late.
+        let done = ctx.clock.monotonic();
+        ctx.with_pool_memory(key, |m| m.written = Some(done));
     }
     Ok((written.unwrap_or_else(|| pool.clone()), None))
 }
