@@ -5,14 +5,14 @@
 //! So requests grow with the number of projects, not of instances. The last good credential of a scope stays in
 //! memory while an instance needs it: a namespace's deletion removes the Secret first.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod holds;
+mod templates;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::Client;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::api::agent_instance::ProviderRef;
@@ -23,9 +23,9 @@ use crate::domain::backoff::{self, Call};
 use crate::domain::plan::{Class, Facts, Trouble};
 use crate::domain::resource::Resource;
 use crate::domain::template::{self, Template};
-use crate::k8s::error::{K8sError, within};
-use crate::k8s::{CALL_LIMIT, secret};
+use crate::k8s::secret;
 use crate::provider::AgentProvider;
+use holds::{Hold, SECRET_LOOK};
 
 /// Where and with which credential.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,17 +83,6 @@ struct Cell {
     failures: u32,
     trouble: Option<(Trouble, Monotonic)>,
 }
-
-/// What one object's call came to and all of its scope have to heed.
-struct Hold {
-    trouble: Trouble,
-    until: Monotonic,
-    /// How often it came, without a creation that worked in between.
-    times: u32,
-}
-
-/// How often a refused credential is compared with its Secret: the remedy is a person's, and a person waits.
-const SECRET_LOOK: Duration = Duration::from_secs(15);
 
 /// Providers by scope.
 pub struct Fleet {
@@ -245,83 +234,6 @@ impl Fleet {
         self.cell(scope).lock().await.snapshot.clone()
     }
 
-    fn holds(&self) -> MutexGuard<'_, HashMap<Scope, Hold>> {
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An object's call met a trouble that is everybody's: calls of the scope wait. `used` is what it was sent with: a
-    /// refusal of a credential that was replaced meanwhile says nothing.
-    pub async fn report(&self, scope: &Scope, used: &Arc<dyn AgentProvider>, trouble: &Trouble) {
-        if !backoff::holds_back(trouble.class, Call::Create) {
-            return;
-        }
-        let cell = self.cell(scope);
-        let present = cell.lock().await.connection.as_ref().map(|c| c.1.clone());
-        if !present.is_some_and(|p| Arc::ptr_eq(&p, used)) {
-            return;
-        }
-        let now = self.clock.monotonic();
-        let mut holds = self.holds();
-        let before = holds
-            .get(scope)
-            .filter(|h| h.trouble.class == trouble.class);
-        // Of those that were on their way at the same time one counts.
-        let times = before.map_or(0, |h| h.times + u32::from(h.until <= now));
-        let until = (now + backoff::after(trouble, times)).max(before.map_or(now, |h| h.until));
-        let trouble = trouble.clone();
-        let hold = Hold {
-            trouble,
-            until,
-            times,
-        };
-        holds.insert(scope.clone(), hold);
-    }
-
-    /// A creation worked: what held them back is over.
-    pub fn worked(&self, scope: &Scope) {
-        self.holds().remove(scope);
-    }
-
-    /// What holds back such calls of the scope now, with what is left of its time.
-    pub fn held(&self, scope: &Scope, call: Call) -> Option<Trouble> {
-        let now = self.clock.monotonic();
-        let holds = self.holds();
-        let hold = holds
-            .get(scope)
-            .filter(|h| now < h.until && backoff::holds_back(h.trouble.class, call))?;
-        Some(Trouble {
-            retry_after: Some(hold.until - now),
-            ..hold.trouble.clone()
-        })
-    }
-
-    /// Whether such a call may be sent now. A refused credential is compared with its Secret first.
-    pub async fn admit(&self, scope: &Scope, call: Call) -> Result<(), Trouble> {
-        let Some(mut trouble) = self.held(scope, call) else {
-            return Ok(());
-        };
-        if trouble.class == Class::Unauthorized {
-            let cell = self.cell(scope);
-            self.connection(scope, &mut *cell.lock().await, true)
-                .await?;
-            // Whoever asks was given the old credential: it comes again at once where there is a new one.
-            let changed = self.held(scope, call).is_none();
-            let soon = if changed { Duration::ZERO } else { SECRET_LOOK };
-            trouble.retry_after = trouble.retry_after.map(|left| left.min(soon));
-        }
-        Err(trouble)
-    }
-
-    /// A person changed something: what was refused is asked again.
-    pub async fn ask_again(&self, scope: &Scope) {
-        let cell = self.cell(scope);
-        let mut cell = cell.lock().await;
-        let lasting = |t: &Trouble| matches!(t.class, Class::Rejected | Class::Unauthorized);
-        cell.trouble.take_if(|(t, _)| lasting(t));
-        self.holds()
-            .retain(|s, h| s != scope || !lasting(&h.trouble));
-    }
-
     /// Whether listing or resolving may be tried now. A refused credential is compared with its Secret first.
     async fn may_ask(&self, scope: &Scope, cell: &mut Cell) -> Result<(), Trouble> {
         if let Some(throttled) = self.held(scope, Call::Read) {
@@ -349,91 +261,6 @@ impl Fleet {
         cell.failures = cell.failures.saturating_add(1);
         cell.trouble = Some((trouble.clone(), self.clock.monotonic() + wait));
         trouble
-    }
-
-    /// The frozen template of an instance; kept, because a revision never changes.
-    pub async fn template(
-        &self,
-        namespace: &str,
-        revision: &str,
-    ) -> Result<Option<Arc<Template>>, K8sError> {
-        let key = (namespace.to_owned(), revision.to_owned());
-        if let Some(found) = self
-            .templates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&key)
-        {
-            return Ok(Some(found.clone()));
-        }
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
-        let found = within(
-            CALL_LIMIT,
-            || format!("read ControllerRevision {revision}"),
-            api.get_opt(revision),
-        )
-        .await?;
-        let template = found
-            .and_then(|r| r.data)
-            .and_then(|d| serde_json::from_value::<Template>(d.0).ok())
-            .map(Arc::new);
-        if let Some(template) = &template {
-            self.templates
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(key, template.clone());
-        }
-        Ok(template)
-    }
-
-    /// Records a pool's present template as a ControllerRevision `<pool>-<hash>`; it exists already: done.
-    pub async fn record_template(
-        &self,
-        namespace: &str,
-        pool: &str,
-        template: &Template,
-    ) -> Result<String, K8sError> {
-        let name = format!("{pool}-{}", template.hash());
-        let key = (namespace.to_owned(), name.clone());
-        if self
-            .templates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains_key(&key)
-        {
-            return Ok(name);
-        }
-        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
-        let revision = ControllerRevision {
-            metadata: kube::api::ObjectMeta {
-                name: Some(name.clone()),
-                labels: Some(BTreeMap::from([(
-                    crate::api::LABEL_POOL.to_owned(),
-                    crate::api::names::label_value(pool),
-                )])),
-                ..Default::default()
-            },
-            data: Some(RawExtension(
-                serde_json::to_value(template).unwrap_or_default(),
-            )),
-            revision: 1,
-        };
-        match within(
-            CALL_LIMIT,
-            || format!("create ControllerRevision {name}"),
-            api.create(&PostParams::default(), &revision),
-        )
-        .await
-        {
-            Ok(_) => {}
-            Err(e) if e.is_conflict() => {}
-            Err(e) => return Err(e),
-        }
-        self.templates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, Arc::new(template.clone()));
-        Ok(name)
     }
 }
 

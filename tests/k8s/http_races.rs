@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use agentpool::api::AgentInstance;
 use agentpool::domain::instance::phase::Phase;
 use futures::future::join_all;
+use kube::ResourceExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -166,6 +167,77 @@ async fn a_drain_never_takes_what_was_claimed() {
     assert_eq!(ids(&in_use).into_iter().collect::<BTreeSet<_>>(), claimed);
     assert_no_bound_one_deleted(&world, &in_use).await;
     world.finish().await;
+}
+
+/// The process that drains judged its agents before one of them was claimed elsewhere: that one's deletion fails, because
+/// the object is not the one that was judged.
+///
+/// acceptance: N04
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_claimed_while_a_drain_runs_is_not_drained() {
+    let spec = json!({"minIdle": 0, "maxTotal": 20, "tickIntervalSeconds": 600});
+    let world = World::with_pool("drain-claim", spec).await;
+    until("the API knows the pool", LONG, || async {
+        let counts = world.get("/api/pool/counts").await;
+        (counts.status == 200).then_some(())
+    })
+    .await;
+    for round in 0..10 {
+        let made = world
+            .call(Method::POST, "/api/pool/replenish", json!({"count": 12}))
+            .await;
+        assert_eq!(made.body["created"], 12, "{}", made.text);
+        let mut idle = world.wait_idle(12).await;
+        world.wait_count("idle", 12).await;
+        // A drain takes the oldest first: of the last one it thinks last.
+        idle.sort_by_key(|i| (i.creation_timestamp().unwrap().0, i.spec.id.clone()));
+        let (first, last) = (idle[0].name_any(), &idle[11]);
+        let drain = world.call(Method::POST, "/api/pool/drain", json!({"count": 12}));
+        let claim = async {
+            let api = world.instances();
+            until("the drain has begun", LONG, || async {
+                let now = api.get_opt(&first).await.unwrap();
+                now.is_none_or(|i| i.metadata.deletion_timestamp.is_some())
+                    .then_some(())
+            })
+            .await;
+            let now = jiff::Timestamp::now();
+            let claim = json!({"id": format!("k{round}"), "holder": "test", "agentName": "Ada",
+                "deadline": now, "requestedAt": now});
+            let version = last.metadata.resource_version.clone();
+            let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"claim": claim}});
+            let parameters = kube::api::PatchParams::default();
+            let patch = kube::api::Patch::Merge(patch);
+            api.patch(&last.name_any(), &parameters, &patch)
+                .await
+                .is_ok()
+        };
+        let (drained, won) = tokio::join!(drain, claim);
+        assert_eq!(
+            (drained.status, &drained.body["failed"]),
+            (200, &json!(0)),
+            "{}",
+            drained.text
+        );
+        if !won {
+            // The drain was faster: the claim's own precondition failed. Once more.
+            assert_eq!(drained.body["drained"], 12, "{}", drained.text);
+            until("all are gone", LONG, || async {
+                world.list().await.is_empty().then_some(())
+            })
+            .await;
+            continue;
+        }
+        assert_eq!(drained.body["drained"], 11, "{}", drained.text);
+        let told = drained.body["drainedIds"].as_array().unwrap();
+        assert!(!told.contains(&json!(last.spec.id)), "{}", drained.text);
+        let kept = world.instance(&last.spec.id).await.expect("the claim wins");
+        assert!(kept.metadata.deletion_timestamp.is_none());
+        assert_eq!(kept.spec.claim.unwrap().id, format!("k{round}"));
+        world.finish().await;
+        return;
+    }
+    panic!("no claim was ever in time");
 }
 
 /// By the simulator's own books: no service that an agent was bound on is gone.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use agentpool::domain::instance::phase::Phase;
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -272,4 +273,101 @@ async fn listings(world: &World) -> Vec<f64> {
             time.as_duration().as_secs_f64()
         })
         .collect()
+}
+
+/// acceptance: H01
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_has_the_xmtp_network_dev_and_a_branch_of_its_own() {
+    let branch = "ada/new-skill";
+    let reference = json!({"name": "OPENCLAW_GIT_REF", "value": branch});
+    let key = json!({"name": "OPENROUTER_API_KEY", "value": "sk-simulated"});
+    let spec = json!({"environment": "dev", "minIdle": 1, "tickIntervalSeconds": 1,
+        "runtime": {"env": [key, reference]}});
+    let world = World::with_pool("dev", spec).await;
+    let idle = world.wait_idle(1).await.remove(0);
+    assert!(
+        idle.spec.provider_name.contains("-dev-"),
+        "{}",
+        idle.spec.provider_name
+    );
+    let service = world.sim.service(&idle.spec.provider_name).await.unwrap();
+    assert_eq!(service["variables"]["XMTP_ENV"], "dev", "{service}");
+    assert_eq!(
+        service["variables"]["OPENCLAW_GIT_REF"], branch,
+        "{service}"
+    );
+    assert_eq!(
+        world.pool().await.status.unwrap().resolved["xmtpEnv"],
+        "dev"
+    );
+    let row = &world.get("/api/pool/status").await.body["instances"][0];
+    assert_eq!(row["id"], idle.spec.id);
+    // What the agent is told of the network when it is claimed, too.
+    let answer = world.claim("Ada").await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let ledger = world.sim.ledger().await;
+    let made = &ledger["instances"][service["id"].as_str().unwrap()]["conversations"][0];
+    assert_eq!(made["env"], "dev", "{made}");
+    world.finish().await;
+}
+
+/// Two installations side by side, each with its namespace, at the same Railway project: what the one keeps, the other
+/// does not see.
+///
+/// acceptance: H05
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_namespace_keeps_another_does_not_see() {
+    let spec = json!({"minIdle": 2, "tickIntervalSeconds": 1});
+    let here = World::with_pool("here", spec.clone()).await;
+    // With a simulator of its own, which nobody uses.
+    let mut there = World::bare("there").await;
+    let mut environment = here.environment(&[]);
+    environment.insert("AGENTPOOL_NAMESPACE".into(), there.namespace.to_string());
+    there.operator = Some(Operator::start("run", &environment));
+    there.create_pool(POOL, spec).await;
+    there.wait_idle(2).await;
+    let known = async |world: &World| -> Vec<String> {
+        let rows = world.get("/api/pool/status").await.body["instances"].clone();
+        let rows = rows.as_array().unwrap().iter();
+        rows.map(|r| r["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(here.claim("Ada").await.status, 200);
+    here.wait_idle(2).await;
+    until("each API knows its own", LONG, || async {
+        let (ours, theirs) = (known(&here).await, known(&there).await);
+        assert!(
+            theirs.iter().all(|id| !ours.contains(id)),
+            "{ours:?} {theirs:?}"
+        );
+        (ours.len() == 3 && theirs.len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(there.get("/api/pool/counts").await.body["claimed"], 0);
+    let name = format!("/api/pool/counts?pool={}/{POOL}", &*here.namespace);
+    assert_eq!(there.get(&name).await.status, 404, "not even by name");
+    let id = known(&here).await.remove(0);
+    let kill = there
+        .call(
+            Method::DELETE,
+            &format!("/api/pool/instances/{id}/destroy"),
+            json!({}),
+        )
+        .await;
+    let before = here.list().await.len();
+    // All of the other goes, and nothing of ours.
+    there
+        .pools()
+        .delete(POOL, &DeleteParams::default())
+        .await
+        .unwrap();
+    until("the other is gone", LONG, || async {
+        there.list().await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(here.list().await.len(), before, "{}", kill.text);
+    assert_eq!(here.in_phase(Phase::Idle).await.len(), 2);
+    assert_eq!(here.in_phase(Phase::Claimed).await.len(), 1);
+    assert_eq!(here.sim.live_services().await.len(), 3);
+    drop(there);
+    here.finish().await;
 }

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::lifecycle::{condition, host, ids, row, service_id, ticks};
+use crate::lifecycle::{condition, host, ids, millis, row, service_id, ticks};
 use crate::support::wait::{LONG, until};
 use crate::support::world::World;
 
@@ -25,6 +25,18 @@ async fn wait_phase(world: &World, id: &str, phase: Phase) -> AgentInstance {
         (phase_of(&now) == phase).then_some(now)
     })
     .await
+}
+
+/// Puts an agent to sleep; again where a probe that was on its way woke it.
+async fn fall_asleep(world: &World, instance: &AgentInstance) {
+    until("it sleeps and is not probed", LONG, || async {
+        let seen = requests(world, &host(instance)).await;
+        force(world, instance, json!({"status": "SLEEPING"})).await;
+        // The tick and the probe that it may bring.
+        ticks(world, 2).await;
+        (requests(world, &host(instance)).await == seen).then_some(())
+    })
+    .await;
 }
 
 /// Claims so many agents; the instances as they are afterwards, with the answers.
@@ -61,6 +73,7 @@ async fn a_claimed_agent_that_railway_ended_is_crashed_and_keeps_its_claim() {
         "FAILED", "CRASHED", "REMOVED", "SKIPPED", "SUCCESS", "SLEEPING",
     ];
     let all = claimed(&world, words.len()).await;
+    let asked = world.sim.calls("railway").await.len();
     for ((instance, _), word) in all.iter().zip(words) {
         force(&world, instance, json!({"status": word, "stopped": true})).await;
     }
@@ -73,6 +86,9 @@ async fn a_claimed_agent_that_railway_ended_is_crashed_and_keeps_its_claim() {
             _ => (Phase::Crashed, "DeploymentRemoved", "crashed"),
         };
         let id = &before.spec.id;
+        if phase == Phase::Sleeping {
+            fall_asleep(&world, before).await;
+        }
         let now = wait_phase(&world, id, phase).await;
         assert_eq!(condition(&now, "Ready").unwrap().1, reason, "{word}");
         assert_eq!(now.spec.claim, before.spec.claim, "{word}");
@@ -81,11 +97,11 @@ async fn a_claimed_agent_that_railway_ended_is_crashed_and_keeps_its_claim() {
         // Railway shows the newest deployment that is not removed: here none.
         let word = (word != "REMOVED").then_some(word);
         assert_eq!(deploy_status(&now).as_deref(), word);
-        let row = row(&world, id).await.unwrap();
-        assert_eq!(
-            (&row["status"], &row["deployStatus"]),
-            (&json!(wire), &json!(word))
-        );
+        let row = until("the API shows it", LONG, || async {
+            let row = row(&world, id).await?;
+            (row["status"] == wire && row["deployStatus"] == json!(word)).then_some(row)
+        })
+        .await;
         for key in ["conversationId", "inviteUrl"] {
             assert_eq!(row[key], answer[key], "{word:?}: {key}");
         }
@@ -94,7 +110,7 @@ async fn a_claimed_agent_that_railway_ended_is_crashed_and_keeps_its_claim() {
     // needed no second look.
     let mut twice = [service_id(&all[2].0), service_id(&all[4].0)];
     twice.sort();
-    let calls = world.sim.calls("railway").await;
+    let calls = world.sim.calls("railway").await.split_off(asked);
     let mut read = calls
         .iter()
         .filter(|c| c["operation"] == "RwServiceInstance")
@@ -239,11 +255,12 @@ async fn a_crashed_agent_is_in_use_again_when_it_shows_its_conversation() {
         condition(&revived, "Ready").unwrap(),
         ("True".into(), "Claimed".into())
     );
-    let row = row(&world, &back.0.spec.id).await.unwrap();
-    assert_eq!(
-        (&row["status"], &row["inviteUrl"]),
-        (&json!("claimed"), &back.1["inviteUrl"])
-    );
+    until("the API shows it", LONG, || async {
+        let row = row(&world, &back.0.spec.id).await.unwrap();
+        assert_eq!(row["inviteUrl"], back.1["inviteUrl"]);
+        (row["status"] == "claimed").then_some(())
+    })
+    .await;
     let stays = until("it says why", LONG, || async {
         let now = world.instance(&other.0.spec.id).await.expect("it stays");
         assert_eq!(phase_of(&now), Phase::Crashed);
@@ -262,5 +279,60 @@ async fn a_crashed_agent_is_in_use_again_when_it_shows_its_conversation() {
             e["involvedObject"]["name"] == back.0.name_any() && e["reason"] == "Recovered"
         });
     assert_eq!(told.count(), 1, "told once");
+    world.finish().await;
+}
+
+/// acceptance: B04
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_being_claimed_is_claiming_and_nothing_else() {
+    let spec = json!({"minIdle": 1, "maxTotal": 1, "tickIntervalSeconds": 1});
+    let world = World::with_pool("claiming", spec).await;
+    let idle = world.wait_idle(1).await.remove(0);
+    world.wait_count("idle", 1).await;
+    // A join may take long; a creation is given up by the wrapper after a while.
+    let slow = json!({"defaults": {"status": 0, "join": millis(2800)}});
+    world.sim.set("agents", slow).await;
+    let link = "https://dev.convos.org/v2?i=abc";
+    let body = json!({"agentName": "Ada", "instructions": "Be kind.", "joinUrl": link});
+    let claim = world.call(Method::POST, "/api/pool/claim", body);
+    let watch = async {
+        let counts = until("the API counts it", LONG, || async {
+            let counts = world.get("/api/pool/counts").await.body;
+            (counts["claiming"] == 1).then_some(counts)
+        })
+        .await;
+        for (key, count) in counts.as_object().unwrap() {
+            assert_eq!(count, i64::from(key == "claiming"), "{key}: {counts}");
+        }
+        assert_eq!(
+            row(&world, &idle.spec.id).await.unwrap()["status"],
+            "claiming"
+        );
+        let phase = "jsonpath={.status.phase}";
+        let shown = until("kubectl shows it", LONG, || async {
+            let name = idle.name_any();
+            let phase = world.kubectl(&["get", "ai", &name, "-o", phase]);
+            (phase == "Claiming").then(jiff::Timestamp::now)
+        })
+        .await;
+        let now = world.instance(&idle.spec.id).await.unwrap();
+        let asked = now.spec.claim.unwrap().requested_at.0;
+        let age = shown.duration_since(asked);
+        assert!(
+            age >= jiff::SignedDuration::from_secs(1),
+            "a younger one is not written: {age:?}"
+        );
+        until("the pool counts it", LONG, || async {
+            let status = world.pool().await.status.unwrap();
+            let others = status.idle + status.provisioning + status.claimed + status.crashed;
+            (status.claiming == 1 && others == 0).then_some(())
+        })
+        .await;
+    };
+    let (answer, ()) = tokio::join!(claim, watch);
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    wait_phase(&world, &idle.spec.id, Phase::Claimed).await;
+    world.wait_count("claiming", 0).await;
+    world.wait_count("claimed", 1).await;
     world.finish().await;
 }

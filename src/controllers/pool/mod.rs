@@ -4,6 +4,7 @@
 //! resourceVersion they were decided on, then exactly these are created. Two leaders do not create twice: the stale
 //! one's write is a 409. Whoever comes next creates what is listed; an id leaves the list when its object was seen.
 
+pub(super) mod act;
 mod provider;
 mod requests;
 
@@ -14,29 +15,30 @@ use std::time::Duration;
 use kube::{Api, ResourceExt};
 
 use super::Ctx;
-use super::fleet::{self, Scope};
+use super::fleet;
 use super::ownership;
-use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
+use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::{AgentPool, AgentPoolStatus, Request};
 use crate::api::condition::{ConditionType, Reason, find};
-use crate::api::{ANNOTATION_REQUESTS, INSTANCE_FINALIZER, LABEL_POOL, POOL_FINALIZER, names};
+use crate::api::{ANNOTATION_REQUESTS, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff;
 use crate::domain::instance::phase;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
 use crate::domain::pool::view::{Finished, Member, Refused, View};
-use crate::domain::template::{self, Template};
+use crate::domain::template::Template;
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
-use crate::k8s::patch;
+use act::{create, creating, delete};
 
 /// How long an object that was created may take to show in the watch before it is looked for.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
-/// Two looks of a requested reconcile are this far apart, plus the time they take.
+/// What is not urgent of a status is written this often at most.
 const WRITTEN_EVERY: Duration = Duration::from_secs(1);
 /// How long creations rest after the API server refused one: a quota, an admission policy.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// Two looks of a requested reconcile are this far apart, plus the time they take.
 const RECONCILE_APART: Duration = Duration::from_millis(5_500);
 
 /// What this process remembers of a pool.
@@ -197,7 +199,9 @@ async fn write(
     }
     let written = apply::write_pool_status(api, pool, new).await?;
     if written.is_some() {
-        ctx.with_pool_memory(key, |m| m.written = Some(now));
+        // From its end on: what took long to write was seen late.
+        let done = ctx.clock.monotonic();
+        ctx.with_pool_memory(key, |m| m.written = Some(done));
     }
     Ok((written.unwrap_or_else(|| pool.clone()), None))
 }
@@ -252,148 +256,6 @@ fn open_requests(pool: &AgentPool) -> Vec<Request> {
         .get(ANNOTATION_REQUESTS)
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default()
-}
-
-// ---- act ------------------------------------------------------------------------------------------------------
-
-/// The ids to be listed as being created: those listed and not seen yet, and the new ones.
-fn creating(
-    view: &View<'_>,
-    key: &(String, String),
-    decision: &Decision,
-    ctx: &Ctx,
-) -> Vec<String> {
-    let now = ctx.clock.monotonic();
-    let deleting = view.pool.metadata.deletion_timestamp.is_some();
-    let mut ids = view.unseen();
-    ctx.with_pool_memory(key, |m| {
-        // A pool that goes creates nothing more: what was only listed is dropped.
-        ids.retain(|id| !deleting || m.created.contains_key(id));
-        // Created by us and not shown for long: it came and went.
-        ids.retain(|id| {
-            m.created
-                .get(id)
-                .is_none_or(|at| now.saturating_sub(*at) < SEEN_WITHIN)
-        });
-        m.created.retain(|id, _| ids.contains(id));
-        // What was refused is forgotten when the status does not list it any more.
-        let listed = view.pool.status.iter().flat_map(|s| &s.creating);
-        let listed: Vec<&String> = listed.collect();
-        m.refused.retain(|id, _| listed.contains(&id));
-    });
-    ids.extend(decision.create.iter().cloned());
-    ids
-}
-
-/// Creates what is listed; whether anything was created.
-async fn create(
-    pool: &AgentPool,
-    key: &(String, String),
-    creating: &[String],
-    revision: &str,
-    template: &Template,
-    scope: &Scope,
-    ctx: &Ctx,
-) -> Result<bool, K8sError> {
-    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &key.0);
-    let listed: Vec<&String> = pool
-        .status
-        .iter()
-        .flat_map(|s| &s.creating)
-        .filter(|id| creating.contains(id))
-        .collect();
-    let mut made = false;
-    for id in listed {
-        if !ctx.leadership.holds() {
-            break;
-        }
-        if ctx.with_pool_memory(key, |m| {
-            m.created.contains_key(id) || m.refused.contains_key(id)
-        }) {
-            continue;
-        }
-        let instance = new_instance(pool, id, revision, template, scope);
-        let created = apply::create_instance(&api, &instance).await;
-        let now = ctx.clock.monotonic();
-        match created {
-            Ok(()) => {}
-            // For certain not made, and not by asking again: its id is given up, and nothing else waits for it.
-            Err(error) if error.is_forbidden() || error.is_invalid() => {
-                let why = chain(&error);
-                tracing::warn!(pool = %key.1, instance = %id, "refused by the API server: {why}");
-                ctx.with_pool_memory(key, |m| {
-                    m.refused.insert(id.clone(), why.clone());
-                    m.refusal = Some((why, now + REFUSED_FOR));
-                });
-                made = true;
-                continue;
-            }
-            Err(error) => return Err(error),
-        }
-        ctx.with_pool_memory(key, |m| m.created.insert(id.clone(), now));
-        tracing::info!(pool = %key.1, instance = %id, action = "create", "instance recorded");
-        made = true;
-    }
-    Ok(made)
-}
-
-/// An instance that is to be recorded before anything is created at the provider.
-pub(in crate::controllers) fn new_instance(
-    pool: &AgentPool,
-    id: &str,
-    revision: &str,
-    template: &Template,
-    scope: &Scope,
-) -> AgentInstance {
-    let code = template::environment_code(&pool.spec);
-    let mut instance = AgentInstance::new(
-        &names::object_name(id),
-        AgentInstanceSpec {
-            id: id.to_owned(),
-            pool_ref: PoolRef {
-                name: pool.name_any(),
-            },
-            provider_name: names::provider_name(&pool.spec.name_prefix, &code, id),
-            template: TemplateRef {
-                revision: revision.to_owned(),
-                hash: template.hash(),
-            },
-            provider: Some(fleet::provider_ref(scope)),
-            turn: 1,
-            claim: None,
-            release: None,
-            restored: false,
-        },
-    );
-    instance.metadata.namespace = pool.namespace();
-    instance.metadata.finalizers = Some(vec![INSTANCE_FINALIZER.to_owned()]);
-    // Only our own label: a GitOps tool's, copied from the pool, would make it prune claimed agents.
-    instance.metadata.labels = Some(BTreeMap::from([(
-        LABEL_POOL.to_owned(),
-        names::label_value(&pool.name_any()),
-    )]));
-    instance
-}
-
-/// Deletes the members that the decision names, each at the version at which it was judged.
-async fn delete(pool: &AgentPool, decision: &Decision, ctx: &Ctx) -> Result<(), K8sError> {
-    let api: Api<AgentInstance> =
-        Api::namespaced(ctx.client.clone(), &pool.namespace().unwrap_or_default());
-    for instance in instances_of(pool, ctx)
-        .iter()
-        .filter(|i| decision.delete.contains(&i.name_any()))
-    {
-        if !ctx.leadership.holds() {
-            break;
-        }
-        match patch::delete_as_read(&api, instance).await {
-            Ok(()) => {}
-            // Claimed or changed meanwhile: judged anew in the next pass.
-            Err(e) if e.is_conflict() || e.is_gone() => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 /// One event per change of the Ready condition's reason, and one per creation batch.

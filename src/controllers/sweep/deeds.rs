@@ -200,7 +200,7 @@ impl Hands<'_> {
         ctx: &Ctx,
     ) -> AgentInstance {
         let (id, now) = (&self.sighting.identity.id, ctx.clock.now());
-        let mut instance = pool::new_instance(pool, id, revision, template, self.scope);
+        let mut instance = pool::act::new_instance(pool, id, revision, template, self.scope);
         instance.spec.provider_name = self.sighting.resource.name.clone();
         instance.spec.restored = true;
         instance.spec.claim = Some(Claim {

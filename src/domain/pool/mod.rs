@@ -3,6 +3,7 @@
 pub mod decide;
 pub mod status;
 pub mod view;
+mod words;
 
 #[cfg(test)]
 mod fixture;

@@ -39,6 +39,53 @@ async fn killed_in_the_middle_of_a_fill_it_creates_nothing_twice() {
     world.finish().await;
 }
 
+/// acceptance: N03
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_built_when_it_died_is_built_on_and_not_twice() {
+    let mut world = World::start("orphaned").await;
+    // One is booting, one is starting at Railway, one waits for an answer: all when the operator dies.
+    let boot = json!({"defaults": {"boot": millis(2500)}});
+    world.sim.set("agents", boot).await;
+    world
+        .create_pool(POOL, json!({"minIdle": 1, "tickIntervalSeconds": 1}))
+        .await;
+    until("one boots", LONG, || async {
+        let first = world.list().await.into_iter().next()?;
+        super::condition(&first, "Ready").filter(|c| c.1 == "Booting")
+    })
+    .await;
+    let slow = json!({"timings": {"deploying": 3.0 * SPEED, "latency_mutation": 0.5 * SPEED}});
+    world.sim.set("railway", slow).await;
+    replenish_one(&world).await;
+    until("one starts", LONG, || async {
+        let calls = world.sim.railway_calls("RwConfigureAndDeploy").await;
+        (calls == 2).then_some(())
+    })
+    .await;
+    replenish_one(&world).await;
+    until("one is asked for", LONG, || async {
+        (world.sim.railway_calls("RwServiceCreate").await == 3).then_some(())
+    })
+    .await;
+    let before = super::ids(&world.list().await);
+    assert_eq!(before.len(), 3);
+    assert!(
+        world.in_phase(Phase::Provisioning).await.len() >= 2,
+        "on the way"
+    );
+    world.operator().kill();
+    world.start_operator(&[]);
+    let idle = until("three idle", Duration::from_secs(120), || async {
+        let idle = world.in_phase(Phase::Idle).await;
+        (idle.len() == 3).then_some(idle)
+    })
+    .await;
+    assert_eq!(super::ids(&idle), before, "the same ones");
+    crate::railway::made_once(&world, 3).await;
+    assert_eq!(world.sim.services_ever().await.len(), 3);
+    world.finish().await;
+}
+
 /// What `/api/pool/status` shows, instances by id.
 async fn shown(world: &World) -> Value {
     let mut body = world.get("/api/pool/status").await.body;

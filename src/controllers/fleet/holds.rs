@@ -1,0 +1,101 @@
+//! What one object's call met and all of its scope have to heed: a used-up rate limit, a full plan, a refused credential.
+
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Fleet, Scope};
+use crate::clock::Monotonic;
+use crate::domain::backoff::{self, Call};
+use crate::domain::plan::{Class, Trouble};
+use crate::provider::AgentProvider;
+
+/// What one object's call came to and all of its scope have to heed.
+pub(super) struct Hold {
+    trouble: Trouble,
+    until: Monotonic,
+    /// How often it came, without a creation that worked in between.
+    times: u32,
+}
+
+/// How often a refused credential is compared with its Secret: the remedy is a person's, and a person waits.
+pub(super) const SECRET_LOOK: Duration = Duration::from_secs(15);
+
+impl Fleet {
+    pub(super) fn holds(&self) -> MutexGuard<'_, HashMap<Scope, Hold>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An object's call met a trouble that is everybody's: calls of the scope wait. `used` is what it was sent with: a
+    /// refusal of a credential that was replaced meanwhile says nothing.
+    pub async fn report(&self, scope: &Scope, used: &Arc<dyn AgentProvider>, trouble: &Trouble) {
+        if !backoff::holds_back(trouble.class, Call::Create) {
+            return;
+        }
+        let cell = self.cell(scope);
+        let present = cell.lock().await.connection.as_ref().map(|c| c.1.clone());
+        if !present.is_some_and(|p| Arc::ptr_eq(&p, used)) {
+            return;
+        }
+        let now = self.clock.monotonic();
+        let mut holds = self.holds();
+        let before = holds
+            .get(scope)
+            .filter(|h| h.trouble.class == trouble.class);
+        // Of those that were on their way at the same time one counts.
+        let times = before.map_or(0, |h| h.times + u32::from(h.until <= now));
+        let until = (now + backoff::after(trouble, times)).max(before.map_or(now, |h| h.until));
+        let trouble = trouble.clone();
+        let hold = Hold {
+            trouble,
+            until,
+            times,
+        };
+        holds.insert(scope.clone(), hold);
+    }
+
+    /// A creation worked: what held them back is over.
+    pub fn worked(&self, scope: &Scope) {
+        self.holds().remove(scope);
+    }
+
+    /// What holds back such calls of the scope now, with what is left of its time.
+    pub fn held(&self, scope: &Scope, call: Call) -> Option<Trouble> {
+        let now = self.clock.monotonic();
+        let holds = self.holds();
+        let hold = holds
+            .get(scope)
+            .filter(|h| now < h.until && backoff::holds_back(h.trouble.class, call))?;
+        Some(Trouble {
+            retry_after: Some(hold.until - now),
+            ..hold.trouble.clone()
+        })
+    }
+
+    /// Whether such a call may be sent now. A refused credential is compared with its Secret first.
+    pub async fn admit(&self, scope: &Scope, call: Call) -> Result<(), Trouble> {
+        let Some(mut trouble) = self.held(scope, call) else {
+            return Ok(());
+        };
+        if trouble.class == Class::Unauthorized {
+            let cell = self.cell(scope);
+            self.connection(scope, &mut *cell.lock().await, true)
+                .await?;
+            // Whoever asks was given the old credential: it comes again at once where there is a new one.
+            let changed = self.held(scope, call).is_none();
+            let soon = if changed { Duration::ZERO } else { SECRET_LOOK };
+            trouble.retry_after = trouble.retry_after.map(|left| left.min(soon));
+        }
+        Err(trouble)
+    }
+
+    /// A person changed something: what was refused is asked again.
+    pub async fn ask_again(&self, scope: &Scope) {
+        let cell = self.cell(scope);
+        let mut cell = cell.lock().await;
+        let lasting = |t: &Trouble| matches!(t.class, Class::Rejected | Class::Unauthorized);
+        cell.trouble.take_if(|(t, _)| lasting(t));
+        self.holds()
+            .retain(|s, h| s != scope || !lasting(&h.trouble));
+    }
+}

@@ -1,0 +1,160 @@
+//! The writes that follow from a decision: instances that are created, exactly those that the status lists, and deleted.
+
+use std::collections::BTreeMap;
+
+use kube::{Api, ResourceExt};
+
+use super::{REFUSED_FOR, SEEN_WITHIN, instances_of};
+use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
+use crate::api::agent_pool::AgentPool;
+use crate::api::{INSTANCE_FINALIZER, LABEL_POOL, names};
+use crate::controllers::Ctx;
+use crate::controllers::fleet::{self, Scope};
+use crate::domain::pool::decide::Decision;
+use crate::domain::pool::view::View;
+use crate::domain::template::{self, Template};
+use crate::k8s::error::{K8sError, chain};
+use crate::k8s::{apply, patch};
+
+/// The ids to be listed as being created: those listed and not seen yet, and the new ones.
+pub(super) fn creating(
+    view: &View<'_>,
+    key: &(String, String),
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Vec<String> {
+    let now = ctx.clock.monotonic();
+    let deleting = view.pool.metadata.deletion_timestamp.is_some();
+    let mut ids = view.unseen();
+    ctx.with_pool_memory(key, |m| {
+        // A pool that goes creates nothing more: what was only listed is dropped.
+        ids.retain(|id| !deleting || m.created.contains_key(id));
+        // Created by us and not shown for long: it came and went.
+        ids.retain(|id| {
+            m.created
+                .get(id)
+                .is_none_or(|at| now.saturating_sub(*at) < SEEN_WITHIN)
+        });
+        m.created.retain(|id, _| ids.contains(id));
+        // What was refused is forgotten when the status does not list it any more.
+        let listed = view.pool.status.iter().flat_map(|s| &s.creating);
+        let listed: Vec<&String> = listed.collect();
+        m.refused.retain(|id, _| listed.contains(&id));
+    });
+    ids.extend(decision.create.iter().cloned());
+    ids
+}
+
+/// Creates what is listed; whether anything was created.
+pub(super) async fn create(
+    pool: &AgentPool,
+    key: &(String, String),
+    creating: &[String],
+    revision: &str,
+    template: &Template,
+    scope: &Scope,
+    ctx: &Ctx,
+) -> Result<bool, K8sError> {
+    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &key.0);
+    let listed: Vec<&String> = pool
+        .status
+        .iter()
+        .flat_map(|s| &s.creating)
+        .filter(|id| creating.contains(id))
+        .collect();
+    let mut made = false;
+    for id in listed {
+        if !ctx.leadership.holds() {
+            break;
+        }
+        if ctx.with_pool_memory(key, |m| {
+            m.created.contains_key(id) || m.refused.contains_key(id)
+        }) {
+            continue;
+        }
+        let instance = new_instance(pool, id, revision, template, scope);
+        let created = apply::create_instance(&api, &instance).await;
+        let now = ctx.clock.monotonic();
+        match created {
+            Ok(()) => {}
+            // For certain not made, and not by asking again: its id is given up, and nothing else waits for it.
+            Err(error) if error.is_forbidden() || error.is_invalid() => {
+                let why = chain(&error);
+                tracing::warn!(pool = %key.1, instance = %id, "refused by the API server: {why}");
+                ctx.with_pool_memory(key, |m| {
+                    m.refused.insert(id.clone(), why.clone());
+                    m.refusal = Some((why, now + REFUSED_FOR));
+                });
+                made = true;
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        ctx.with_pool_memory(key, |m| m.created.insert(id.clone(), now));
+        tracing::info!(pool = %key.1, instance = %id, action = "create", "instance recorded");
+        made = true;
+    }
+    Ok(made)
+}
+
+pub(in crate::controllers) fn new_instance(
+    pool: &AgentPool,
+    id: &str,
+    revision: &str,
+    template: &Template,
+    scope: &Scope,
+) -> AgentInstance {
+    let code = template::environment_code(&pool.spec);
+    let mut instance = AgentInstance::new(
+        &names::object_name(id),
+        AgentInstanceSpec {
+            id: id.to_owned(),
+            pool_ref: PoolRef {
+                name: pool.name_any(),
+            },
+            provider_name: names::provider_name(&pool.spec.name_prefix, &code, id),
+            template: TemplateRef {
+                revision: revision.to_owned(),
+                hash: template.hash(),
+            },
+            provider: Some(fleet::provider_ref(scope)),
+            turn: 1,
+            claim: None,
+            release: None,
+            restored: false,
+        },
+    );
+    instance.metadata.namespace = pool.namespace();
+    instance.metadata.finalizers = Some(vec![INSTANCE_FINALIZER.to_owned()]);
+    // Only our own label: a GitOps tool's, copied from the pool, would make it prune claimed agents.
+    instance.metadata.labels = Some(BTreeMap::from([(
+        LABEL_POOL.to_owned(),
+        names::label_value(&pool.name_any()),
+    )]));
+    instance
+}
+
+/// Deletes the members that the decision names, each at the version at which it was judged.
+pub(super) async fn delete(
+    pool: &AgentPool,
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<(), K8sError> {
+    let api: Api<AgentInstance> =
+        Api::namespaced(ctx.client.clone(), &pool.namespace().unwrap_or_default());
+    for instance in instances_of(pool, ctx)
+        .iter()
+        .filter(|i| decision.delete.contains(&i.name_any()))
+    {
+        if !ctx.leadership.holds() {
+            break;
+        }
+        match patch::delete_as_read(&api, instance).await {
+            Ok(()) => {}
+            // Claimed or changed meanwhile: judged anew in the next pass.
+            Err(e) if e.is_conflict() || e.is_gone() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
