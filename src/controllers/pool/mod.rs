@@ -21,6 +21,7 @@ use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, INSTANCE_FINALIZER, LABEL_POOL, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff::{self, Call};
+use crate::domain::instance::decide::Judgement;
 use crate::domain::instance::phase;
 use crate::domain::plan::Facts;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
@@ -228,7 +229,8 @@ fn member(instance: &AgentInstance) -> Member {
     // What was never in stock is a failed creation, whatever ended it: an image that starts and then crashes, or comes
     // up bound, would otherwise be created without end.
     let never_proven = instance.status.as_ref().is_some_and(|s| s.turn.is_none());
-    let failed = verdict.filter(|_| never_proven);
+    // A crashed one was found with what may be somebody's conversation: no creation of ours.
+    let failed = verdict.filter(|v| never_proven && v.state != Judgement::Crashed.as_str());
     Member {
         id: instance.spec.id.clone(),
         object: instance.name_any(),
@@ -370,10 +372,14 @@ async fn create(
             continue;
         }
         let instance = new_instance(pool, id, revision, template, scope);
+        let object = instance.name_any();
+        ctx.memories.creating(&key.0, &object);
         let created = apply::create_instance(&api, &instance).await;
+        let by_us = created.as_ref().ok().and_then(Option::as_ref);
+        ctx.memories.created(&key.0, &object, by_us);
         let now = ctx.clock.monotonic();
         match created {
-            Ok(()) => {}
+            Ok(_) => {}
             // For certain not made, and not by asking again: its id is given up, and nothing else waits for it.
             Err(error) if error.is_forbidden() || error.is_invalid() => {
                 let why = chain(&error);

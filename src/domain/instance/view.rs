@@ -65,6 +65,9 @@ pub struct Memory {
     pub unbound_for: Option<Duration>,
     /// How long ago a claimed agent was first seen stopped, without having been seen running since.
     pub stopped_for: Option<Duration>,
+    /// This process created the object itself: nothing was ever sent for it. Any other object without a status may have
+    /// lost it (restored from a backup), and what it is to have may be there already.
+    pub fresh: bool,
     /// This process recorded the present step's (or the wake's) intent and has not sent it: it may be sent without
     /// looking.
     pub permit: bool,

@@ -13,9 +13,10 @@ mod verify;
 use std::time::Duration;
 
 use super::phase::{self, Phase};
+use super::status::is_adopting;
 use super::view::{Listed, View};
 use crate::api::ANNOTATION_ABANDON;
-use crate::api::agent_instance::{AgentInstanceStatus, OperationStatus, ReleaseMode, StepStatus};
+use crate::api::agent_instance::{OperationStatus, ReleaseMode, StepStatus};
 use crate::api::condition::Reason;
 use crate::domain::agent::{AgentStatus, Probe};
 use crate::domain::backoff;
@@ -40,6 +41,8 @@ const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_secs(3600);
 /// How long a woken agent has to answer and to be listed as running: 30 s, and the listing's age.
 pub const WAKE_LIMIT: Duration = Duration::from_secs(33);
+/// How often a claimed agent whose status was lost is looked for: each time costs a listing of its own.
+const SEARCH_AGAIN: Duration = Duration::from_secs(60);
 /// How often an agent that should become ready is probed.
 const READY_POLL: Duration = Duration::from_secs(1);
 
@@ -71,6 +74,8 @@ pub enum Action {
 pub enum Change {
     /// The creation begins: the first step is intended.
     Begin,
+    /// What was observed is lost; these ids are found again.
+    Found(Facts),
     /// The present step is done and made this; the next one is intended, or the operation is over.
     Done(Facts),
     /// The present step was accepted and is under way.

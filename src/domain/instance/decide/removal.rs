@@ -3,7 +3,6 @@
 use super::*;
 
 pub(super) fn removal(view: &View<'_>) -> Decision {
-    let status = view.instance.status.as_ref();
     if view
         .instance
         .metadata
@@ -23,13 +22,13 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
     if abandoned {
         return decision(
             Action::RemoveFinalizer,
-            Reason::Terminating,
+            Reason::Abandoned,
             "abandoned on request: what it owns at the provider is left behind",
             view.limits.tick,
         );
     }
     if let Some(trouble) = &view.evidence.trouble {
-        return troubled(view, trouble);
+        return refused(view, trouble);
     }
     match &view.evidence.removal {
         None => decision(
@@ -38,7 +37,7 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
             "being removed at the provider",
             view.limits.tick,
         ),
-        Some(Presence::Gone) if !creation_is_uncertain(status) => decision(
+        Some(Presence::Gone) if !creation_is_uncertain(view) => decision(
             Action::RemoveFinalizer,
             Reason::Terminating,
             "gone at the provider",
@@ -79,9 +78,39 @@ fn gone_by_name(view: &View<'_>) -> Decision {
     )
 }
 
-fn creation_is_uncertain(status: Option<&AgentInstanceStatus>) -> bool {
+/// It may have something at the provider whose id is not recorded: a creation was begun, or the object is of unknown
+/// history and its status may have been lost.
+fn creation_is_uncertain(view: &View<'_>) -> bool {
+    let status = view.instance.status.as_ref();
     let known = status
         .and_then(|s| s.provider.as_ref())
         .is_some_and(|p| p.id.is_some());
-    !known && status.is_some_and(|s| s.operation.is_some())
+    !known && (!view.memory.fresh || status.is_some_and(|s| s.operation.is_some()))
+}
+
+/// The call failed. What keeps every call from the provider has its own word; the rest is the removal's matter, told
+/// in the provider's words.
+fn refused(view: &View<'_>, trouble: &Trouble) -> Decision {
+    let waiting = troubled(view, trouble);
+    match trouble.class {
+        Class::Unauthorized if trouble.reason == Reason::CredentialsMissing => Decision {
+            message: format!(
+                "{}: nothing can be removed at the provider. Create the Secret again, or annotate the object with \
+                 {ANNOTATION_ABANDON}=true to let it go and leave behind what it owns",
+                trouble.message
+            ),
+            ..waiting
+        },
+        Class::Unauthorized | Class::Throttled => waiting,
+        Class::Transient | Class::Ambiguous | Class::Rejected | Class::Capacity | Class::Gone => {
+            Decision {
+                reason: Reason::DeletionPending,
+                message: format!(
+                    "the provider has not confirmed the removal yet: {}",
+                    trouble.message
+                ),
+                ..waiting
+            }
+        }
+    }
 }

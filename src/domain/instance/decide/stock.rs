@@ -123,13 +123,12 @@ pub(super) fn claiming(view: &View<'_>) -> Decision {
 
 pub(super) fn claimed(view: &View<'_>) -> Decision {
     let status = view.instance.status.as_ref();
-    if status.and_then(|s| s.turn).is_none() {
-        return decision(
-            Action::Wait,
-            Reason::StatusLost,
-            "claimed, but what was observed is lost; left alone",
-            view.limits.tick,
-        );
+    let lost = status.and_then(|s| s.turn).is_none();
+    let found = status
+        .and_then(|s| s.provider.as_ref())
+        .is_some_and(|p| p.id.is_some());
+    if lost && !found {
+        return find_again(view);
     }
     match &view.listed {
         Listed::Absent => return missing(view),
@@ -171,6 +170,14 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
         },
         Listed::Unknown => {}
     }
+    if lost {
+        return decision(
+            Action::Wait,
+            Reason::StatusLost,
+            "claimed, and found again by name and owner mark; what was observed before is lost, so it is left alone",
+            view.limits.tick,
+        );
+    }
     let recorded = status.and_then(|s| s.claim.as_ref());
     if recorded.is_some_and(|c| c.outcome == phase::OUTCOME_PENDING) {
         return decision(
@@ -189,6 +196,41 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             unbound(view, status.conversation.is_some())
         }
         _ => decision(Action::Wait, Reason::Claimed, "in use", probe_in(view)),
+    }
+}
+
+/// Claimed, and nothing observed is left (restored from a backup): its ids are found again by name and owner mark.
+/// Whatever is found or not, it is somebody's agent: never called, never deleted, never replaced.
+fn find_again(view: &View<'_>) -> Decision {
+    let left_alone = |message: String, recheck| {
+        let message = format!("claimed, but what was observed is lost, and {message}");
+        decision(Action::Wait, Reason::StatusLost, message, recheck)
+    };
+    if let Some(trouble) = &view.evidence.trouble {
+        let later = backoff::after(trouble, view.memory.failures);
+        return left_alone(
+            format!("it cannot be looked for: {}", trouble.message),
+            later,
+        );
+    }
+    match &view.evidence.presence {
+        None => decision(
+            Action::Observe,
+            Reason::StatusLost,
+            "claimed, but what was observed is lost: looking for it by name and owner mark",
+            Duration::ZERO,
+        ),
+        Some(Presence::Present(resource)) => decision(
+            Action::Record(Change::Found(resource.facts.clone())),
+            Reason::StatusLost,
+            "claimed, and found again by name and owner mark",
+            Duration::ZERO,
+        ),
+        Some(Presence::Gone | Presence::Unknown) => left_alone(
+            "the provider shows nothing with its name and owner mark (is the cluster id the one it was made under?)"
+                .to_owned(),
+            SEARCH_AGAIN,
+        ),
     }
 }
 
