@@ -350,7 +350,7 @@ impl World {
                 self.let_go = true;
                 return false;
             }
-            Action::Delete | Action::Observe | Action::Find => {
+            Action::Delete | Action::Observe => {
                 panic!("not in this world: {decision:?}")
             }
         }

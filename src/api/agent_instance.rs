@@ -361,7 +361,8 @@ pub struct OperationStatus {
     /// The operation's id.
     #[schemars(length(max = 64))]
     pub id: String,
-    /// `Create`, `Recycle` or `Destroy`.
+    /// `Create`, `Adopt` (the same for an object whose status may have been lost: every step is looked for first),
+    /// `Recycle` or `Destroy`.
     #[schemars(length(max = 32))]
     pub kind: String,
     /// Hash of the plan the steps come from.

@@ -152,6 +152,8 @@ reasons! {
     Terminating,
     /// Claim data is being removed for the next user.
     Recycling,
+    /// Let go by request; what it owns at the provider is left behind.
+    Abandoned,
     /// Deletion waits for the provider.
     DeletionPending,
     /// No credential to delete with.

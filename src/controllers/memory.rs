@@ -13,6 +13,8 @@ use crate::domain::plan::Trouble;
 /// One instance, remembered.
 #[derive(Clone, Debug, Default)]
 pub struct Remembered {
+    /// This process created the object.
+    pub fresh: bool,
     first_seen: Monotonic,
     phase: Option<(Phase, Monotonic)>,
     claim: Option<(String, Monotonic)>,
@@ -58,6 +60,8 @@ pub struct Renames {
 #[derive(Default)]
 pub struct Memories {
     all: Mutex<HashMap<String, Remembered>>,
+    /// Objects that are being created by this process at this moment, by namespace and name.
+    creating: Mutex<HashSet<(String, String)>>,
 }
 
 impl Memories {
@@ -66,6 +70,33 @@ impl Memories {
         let uid = instance.metadata.uid.clone().unwrap_or_default();
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         work(all.entry(uid).or_default())
+    }
+
+    /// Notes that this process is about to create an object: the watch may show it before the answer comes.
+    pub fn creating(&self, namespace: &str, name: &str) {
+        let mut creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        creating.insert((namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Notes what came of it: the object that this process made, or `None` where another did or nobody knows.
+    pub fn created(&self, namespace: &str, name: &str, made: Option<&AgentInstance>) {
+        if let Some(made) = made {
+            self.with(made, |m| m.fresh = true);
+        }
+        let mut creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        creating.remove(&(namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Whether the call that creates this object is not answered yet.
+    pub fn is_being_created(&self, instance: &AgentInstance) -> bool {
+        let key = (
+            instance.metadata.namespace.clone().unwrap_or_default(),
+            instance.metadata.name.clone().unwrap_or_default(),
+        );
+        self.creating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&key)
     }
 
     /// Forgets an instance that is gone.
@@ -153,6 +184,7 @@ impl Remembered {
             absent_for: ago(self.absent),
             unbound_for: ago(self.unbound),
             stopped_for: ago(self.stopped),
+            fresh: self.fresh,
             permit: self.permit.is_some() && self.permit == intent(instance),
             failures: self.failures,
         }

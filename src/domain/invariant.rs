@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use super::agent::{Dialect, Probe};
-use super::instance::decide::{Action, Change, Decision, Judgement, TWICE_APART, is_adopted};
+use super::instance::decide::{Action, Change, Decision, Judgement, TWICE_APART};
 use super::instance::phase::{self, Phase};
+use super::instance::status::is_adopting;
 use super::instance::view::{Listed, View};
 use super::plan::{Outcome, Repeat, Seen, Step};
 use super::pool;
@@ -93,7 +94,8 @@ fn asked(view: &View<'_>, decision: &Decision) -> bool {
     deleted(view) && held.into_iter().any(|f| f == INSTANCE_FINALIZER)
 }
 
-/// The provider said that it is gone; where a create may be on its way, twice and past the list's lag.
+/// The provider said that it is gone; where a create may be on its way, or the object may have lost its status, twice
+/// and past the list's lag.
 fn gone_or_abandoned(view: &View<'_>, decision: &Decision) -> bool {
     if decision.action != Action::RemoveFinalizer {
         return true;
@@ -108,7 +110,7 @@ fn gone_or_abandoned(view: &View<'_>, decision: &Decision) -> bool {
     let proven_absent = view.memory.missing_for >= Some(TWICE_APART.max(view.limits.list_lag));
     view.evidence.removal == Some(Presence::Gone)
         && view.evidence.trouble.is_none()
-        && (known || !begun || proven_absent)
+        && (known || (view.memory.fresh && !begun) || proven_absent)
 }
 
 fn sendable(view: &View<'_>, decision: &Decision) -> bool {
@@ -166,7 +168,10 @@ fn proven(view: &View<'_>, decision: &Decision) -> bool {
         || recorded.is_some_and(|r| r.dialect.as_deref() == Some("Gateway"));
     let clean = match status.clean {
         Some(clean) => clean,
-        None => view.limits.allow_unknown_clean || (gateway && spec.turn == 1 && !spec.restored),
+        None => {
+            let ours = spec.turn == 1 && !spec.restored && !adopting(view);
+            view.limits.allow_unknown_clean || (gateway && ours)
+        }
     };
     status.ready
         && status.conversation.is_none()
@@ -225,14 +230,28 @@ fn fitting(view: &View<'_>, decision: &Decision) -> bool {
         Phase::Crashed => return *judgement == Judgement::Crashed,
         _ => return false,
     };
+    // Somebody's agent of which nothing is known but what the provider says of it.
     let status_lost = in_use && view.instance.status.as_ref().and_then(|s| s.turn).is_none();
-    // What the sweep made of a resource has no status to lose.
-    (!status_lost || is_adopted(view.instance))
-        && match judgement {
-            Judgement::Crashed => in_use,
-            Judgement::Dead => !in_use,
-            Judgement::Tainted => true,
-        }
+    match judgement {
+        Judgement::Crashed => in_use || adopting(view),
+        Judgement::Dead => !in_use && !found_bound(view),
+        Judgement::Tainted => !status_lost && !found_bound(view),
+    }
+}
+
+fn adopting(view: &View<'_>) -> bool {
+    is_adopting(view.instance.status.as_ref())
+}
+
+/// It was there before its object, and has a conversation.
+fn found_bound(view: &View<'_>) -> bool {
+    adopting(view)
+        && matches!(&view.evidence.probe, Some(Probe::Answered { status, .. }) if status.conversation.is_some())
+        && view
+            .instance
+            .status
+            .as_ref()
+            .is_some_and(|s| s.provider.as_ref().is_some_and(|p| p.id.is_some()))
 }
 
 fn final_verdict(view: &View<'_>, decision: &Decision) -> bool {
@@ -273,7 +292,6 @@ fn progress(view: &View<'_>, decision: &Decision) -> bool {
         Action::Look(_) => e.look.is_none() && e.outcome.is_none() && e.trouble.is_none(),
         Action::Perform(_) => e.outcome.is_none() && e.trouble.is_none(),
         Action::Probe => e.probe.is_none(),
-        Action::Find => e.found.is_none() && e.trouble.is_none(),
         Action::Observe => e.presence.is_none() && e.trouble.is_none(),
         Action::Destroy => e.removal.is_none() && e.trouble.is_none(),
         Action::Record(Change::Done(_) | Change::Running(_)) => {

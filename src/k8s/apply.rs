@@ -80,11 +80,11 @@ pub async fn set_pool_finalizer(
     .await
 }
 
-/// Creates an instance; it exists already: done, by whoever.
+/// Creates an instance; `None`: it exists already, by whoever.
 pub async fn create_instance(
     api: &Api<AgentInstance>,
     instance: &AgentInstance,
-) -> Result<(), K8sError> {
+) -> Result<Option<AgentInstance>, K8sError> {
     let post = PostParams {
         field_manager: Some(MANAGER_CONTROLLER.to_owned()),
         ..PostParams::default()
@@ -97,8 +97,8 @@ pub async fn create_instance(
     )
     .await
     {
-        Ok(_) => Ok(()),
-        Err(e) if e.is_conflict() => Ok(()),
+        Ok(made) => Ok(Some(made)),
+        Err(e) if e.is_conflict() => Ok(None),
         Err(e) => Err(e),
     }
 }

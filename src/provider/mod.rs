@@ -110,7 +110,8 @@ pub trait AgentProvider: Send + Sync {
     /// Everything in the scope: all pages, or an error. Wakes nothing.
     async fn list(&self) -> Result<Listing, ProviderError>;
 
-    /// Reads one resource directly by its recorded ids. Without ids: by name, and absence is then Unknown.
+    /// Reads one resource directly by its recorded ids. Without ids: by name and owner mark, and absence is then
+    /// Unknown.
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError>;
 
     /// Reads directly whose a listed resource is. Says Elsewhere where the scope only shows it.

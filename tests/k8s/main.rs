@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod chaos;
 mod columns;
 mod control_plane;
 mod crd_instance;

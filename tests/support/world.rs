@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use agentpool::api::{AgentInstance, AgentPool};
@@ -191,6 +192,17 @@ impl World {
         )
         .await
         .unwrap();
+    }
+
+    /// Rotates the Secret `railway` to another token of the same workspace.
+    pub async fn fresh_token(&self) {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let token = format!("5eed0000-0000-4000-8000-{number:012}");
+        let workspace = "5eed0000-0000-4000-8000-0000000000aa";
+        let new = json!({"token": token, "kind": "workspace", "workspaceId": workspace});
+        self.sim.set("railway", json!({"tokens": [new]})).await;
+        self.secret("railway", "token", &token).await;
     }
 
     /// The pools.

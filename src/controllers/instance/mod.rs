@@ -46,6 +46,9 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
     if ownership::other_owner_of(&instance, &ctx).is_some() {
         return ownership::LOOK_AGAIN;
     }
+    if ctx.memories.is_being_created(&instance) {
+        return Duration::from_millis(50);
+    }
     let mut object = (*instance).clone();
     let around = observe::gather(&object, &ctx).await;
     // Without a provider nothing can be sent: the decision says so, with the reason. Nor sooner after a failure than it
@@ -124,7 +127,6 @@ async fn act(
             evidence.probe = Some(send::probe(object, around, ctx).await);
             Ok(Next::Again)
         }
-        Action::Find => send::find(object, around, evidence, ctx).await,
         Action::Observe => send::observe(object, around, evidence, ctx).await,
         Action::Destroy => send::destroy(object, around, evidence, ctx).await,
         Action::Delete => {
@@ -141,6 +143,9 @@ async fn act(
             Ok(Next::Later)
         }
         Action::RemoveFinalizer => {
+            if decision.reason == Reason::Abandoned {
+                tell::abandoned(object, ctx).await;
+            }
             match patch::remove_finalizer(&around.api, object).await {
                 Err(e) if e.is_gone() => {}
                 other => other?,
@@ -184,10 +189,11 @@ async fn record(
     let new = status::status(&view, decision, &given);
     let before = phase::phase_of(object);
     if let Some(written) = patch::write_status(&around.api, object, &new).await? {
+        // Of what may be there already every step is looked for.
         let grants = matches!(
             decision.action,
             Action::Record(Change::Begin | Change::Done(_) | Change::Again | Change::Wake)
-        );
+        ) && !status::is_adopting(written.status.as_ref());
         *object = written;
         ctx.memories.with(object, |m| {
             // Only a step changes what a listing can tell; a condition does not.

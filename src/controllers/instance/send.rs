@@ -19,7 +19,7 @@ use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::status::facts_of;
 use crate::domain::instance::view::Evidence;
 use crate::domain::plan::{Class, Seen, Step, Trouble};
-use crate::domain::resource::{Owner, Presence, Resource};
+use crate::domain::resource::{Presence, Resource};
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
 use crate::runtime::Agent;
@@ -284,32 +284,6 @@ pub(super) async fn observe(
                 ctx.memories.with(object, |m| m.missing = None);
             }
             evidence.presence = Some(presence);
-            Ok(Next::Again)
-        }
-        Err(trouble) => Ok(note(object, around, evidence, trouble, ctx).await),
-    }
-}
-
-/// By name, and by the mark read after it.
-pub(super) async fn find(
-    object: &AgentInstance,
-    around: &Surroundings,
-    evidence: &mut Evidence,
-    ctx: &Ctx,
-) -> Result<Next, K8sError> {
-    let found = async {
-        let provider = provider(around)?;
-        let Presence::Present(resource) = provider.observe(&around.key, &facts_of(None)).await?
-        else {
-            return Ok(None);
-        };
-        let ours = Owner::Marked(around.key.mark.clone());
-        let owner = provider.owner(&resource).await?;
-        Ok::<_, Trouble>((owner == ours).then_some(resource.facts))
-    };
-    match found.await {
-        Ok(found) => {
-            evidence.found = Some(found);
             Ok(Next::Again)
         }
         Err(trouble) => Ok(note(object, around, evidence, trouble, ctx).await),

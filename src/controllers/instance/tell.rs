@@ -7,6 +7,7 @@ use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::domain::instance::decide::{Action, Change, Decision};
 use crate::domain::instance::phase::{self, Phase};
+use crate::domain::instance::status;
 
 /// One event and one log line per transition.
 pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decision, ctx: &Ctx) {
@@ -59,6 +60,29 @@ pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decis
     tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, phase = phase.as_str(), reason = reason.as_str(), "{note}");
     ctx.events
         .publish(object, warning, reason, "Reconcile", &note)
+        .await;
+}
+
+/// What stays at the provider, told before the object that names it is gone. In a namespace that is being deleted no
+/// event can be made: there the log has it.
+pub(super) async fn abandoned(object: &AgentInstance, ctx: &Ctx) {
+    let left: Vec<String> = status::facts_of(object.status.as_ref())
+        .into_iter()
+        .filter(|(key, _)| key.ends_with("Id") || key == "url")
+        .map(|(key, value)| format!("{key} {value}"))
+        .collect();
+    let kind = object.spec.provider.as_ref().map_or("", |p| &p.kind);
+    let note = format!(
+        "abandoned on request; left behind at {kind}, where it may cost money: {} (owner mark {}/{}/{}) {}",
+        object.spec.provider_name,
+        ctx.cluster_id,
+        object.namespace().unwrap_or_default(),
+        object.spec.id,
+        left.join(", "),
+    );
+    tracing::warn!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "abandon", "{note}");
+    ctx.events
+        .publish(object, true, Reason::Abandoned, "Abandon", &note)
         .await;
 }
 

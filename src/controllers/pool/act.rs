@@ -73,10 +73,14 @@ pub(super) async fn create(
             continue;
         }
         let instance = new_instance(pool, id, revision, template, scope);
+        let object = instance.name_any();
+        ctx.memories.creating(&key.0, &object);
         let created = apply::create_instance(&api, &instance).await;
+        let by_us = created.as_ref().ok().and_then(Option::as_ref);
+        ctx.memories.created(&key.0, &object, by_us);
         let now = ctx.clock.monotonic();
         match created {
-            Ok(()) => {}
+            Ok(_) => {}
             // For certain not made, and not by asking again: its id is given up, and nothing else waits for it.
             Err(error) if error.is_forbidden() || error.is_invalid() => {
                 let why = chain(&error);

@@ -23,6 +23,7 @@ use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff;
+use crate::domain::instance::decide::Judgement;
 use crate::domain::instance::phase;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
@@ -233,8 +234,10 @@ fn member(instance: &AgentInstance) -> Member {
     // What was never in stock is a failed creation, whatever ended it: an image that starts and then crashes, or comes
     // up bound, would otherwise be created without end.
     let never_proven = instance.status.as_ref().is_some_and(|s| s.turn.is_none());
-    // Nor is it one that somebody has: its status was lost, or the sweep adopted it.
-    let failed = verdict.filter(|_| never_proven && instance.spec.claim.is_none());
+    // Nor is it one that somebody has (its status was lost, or the sweep adopted it), or that was found with what may be
+    // somebody's conversation.
+    let ours = instance.spec.claim.is_none();
+    let failed = verdict.filter(|v| never_proven && ours && v.state != Judgement::Crashed.as_str());
     Member {
         id: instance.spec.id.clone(),
         object: instance.name_any(),

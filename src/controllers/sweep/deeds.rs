@@ -189,7 +189,7 @@ impl Hands<'_> {
             .await?;
         let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), namespace);
         let instance = self.instance(pool, &revision, &template, ctx);
-        apply::create_instance(&api, &instance).await
+        apply::create_instance(&api, &instance).await.map(drop)
     }
 
     fn instance(

@@ -197,7 +197,25 @@ pub fn building(index: usize, state: &str) -> Case {
 }
 
 pub fn fresh() -> Case {
-    case("new", Value::Null)
+    case("new", Value::Null).memory(|m| m.fresh = true)
+}
+
+/// An object of unknown history: nobody knows what it has at the provider.
+pub fn unknown() -> Case {
+    case("unknown", Value::Null)
+}
+
+/// The same under way: every step is looked for.
+pub fn adopting(index: usize, state: &str) -> Case {
+    let mut case = building(index, state);
+    let operation = case
+        .instance
+        .status
+        .as_mut()
+        .and_then(|s| s.operation.as_mut());
+    operation.unwrap().kind = super::status::ADOPT.to_owned();
+    case.name.push_str(" adopting");
+    case
 }
 
 pub fn idle() -> Case {

@@ -16,6 +16,16 @@ use crate::domain::agent::Probe;
 use crate::domain::plan::{Facts, Operation, StepSpec};
 use crate::domain::resource::Liveness;
 
+/// Kind of a creation that begins with an object of unknown history: every step is looked for before it is sent.
+/// It becomes a creation as soon as a step had to be sent.
+pub const ADOPT: &str = "Adopt";
+
+/// Whether what the object is to have may have been there before it.
+pub fn is_adopting(status: Option<&AgentInstanceStatus>) -> bool {
+    let operation = status.and_then(|s| s.operation.as_ref());
+    operation.is_some_and(|o| o.kind == ADOPT)
+}
+
 /// What a record needs beside view and decision: settled by the shell, random or secret-derived.
 #[derive(Clone, Debug)]
 pub struct Given {
@@ -176,7 +186,11 @@ fn record(
             }
             new.operation = Some(OperationStatus {
                 id: given.operation_id.clone(),
-                kind: Operation::Create.as_str().to_owned(),
+                kind: if view.memory.fresh {
+                    Operation::Create.as_str().to_owned()
+                } else {
+                    ADOPT.to_owned()
+                },
                 plan_hash: plan_hash(view.plan),
                 index: 0,
                 steps: view
@@ -187,13 +201,15 @@ fn record(
                     .collect(),
             });
         }
+        Change::Found(facts) => add_facts(new, facts),
         Change::Done(facts) => {
             add_facts(new, facts);
+            sent(new, view);
             advance(new, view.plan, given.now);
         }
-        Change::Found(facts) => add_facts(new, facts),
         Change::Running(facts) => {
             add_facts(new, facts);
+            sent(new, view);
             if let Some(step) = present(new) {
                 step.state = "Running".to_owned();
             }
@@ -230,6 +246,15 @@ fn record(
                 since: Time(given.now),
             });
         }
+    }
+}
+
+/// A step that had to be sent was never done: nobody can have used the agent, and the rest is a creation.
+fn sent(new: &mut AgentInstanceStatus, view: &View<'_>) {
+    if view.evidence.outcome.is_some()
+        && let Some(operation) = new.operation.as_mut()
+    {
+        operation.kind = Operation::Create.as_str().to_owned();
     }
 }
 

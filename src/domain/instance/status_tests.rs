@@ -72,6 +72,56 @@ fn steady() -> Vec<Case> {
 }
 
 #[test]
+fn an_object_of_unknown_history_is_adopted_until_a_step_had_to_be_sent() {
+    let kind = |case: &Case| {
+        let status = case.instance.status.clone().unwrap();
+        status.operation.unwrap().kind
+    };
+    let mut new = fresh();
+    step(&mut new, 0);
+    assert_eq!(kind(&new), "Create");
+    let mut case = unknown();
+    step(&mut case, 0);
+    assert_eq!(kind(&case), ADOPT);
+    // Found by looking: what follows may be there too.
+    let found = Facts::from([("serviceId".to_owned(), "s1".to_owned())]);
+    case.evidence.look = Some(Seen::Done(found));
+    step(&mut case, 1);
+    assert_eq!(kind(&case), ADOPT);
+    case.evidence = super::super::view::Evidence {
+        outcome: Some(Outcome::Done(Facts::new())),
+        ..Default::default()
+    };
+    step(&mut case, 2);
+    assert_eq!(kind(&case), "Create");
+    assert_eq!(case.instance.status.unwrap().operation.unwrap().index, 2);
+}
+
+#[test]
+fn ids_that_are_found_again_are_recorded_and_the_agent_stays_claimed() {
+    let mut case = status_lost();
+    let mut there = resource(Liveness::Running);
+    for (key, value) in [
+        ("serviceId", "s1"),
+        ("url", "https://a"),
+        ("domainId", "d1"),
+    ] {
+        there.facts.insert(key.to_owned(), value.to_owned());
+    }
+    case.evidence.presence = Some(crate::domain::resource::Presence::Present(Box::new(there)));
+    step(&mut case, 0);
+    let status = case.instance.status.clone().unwrap();
+    assert_eq!(status.url.as_deref(), Some("https://a"));
+    assert_eq!(status.provider.unwrap().id.as_deref(), Some("s1"));
+    assert_eq!(
+        (status.turn, status.phase.as_deref()),
+        (None, Some("Claimed"))
+    );
+    let ready = find(&status.conditions, ConditionType::Ready).unwrap();
+    assert_eq!(ready.reason, "StatusLost");
+}
+
+#[test]
 fn a_steady_instance_is_never_written_twice() {
     for mut case in steady() {
         step(&mut case, 0);

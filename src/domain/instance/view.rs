@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::phase::{self, Phase};
 use crate::api::AgentInstance;
 use crate::domain::agent::Probe;
-use crate::domain::plan::{Facts, Outcome, Seen, StepSpec, Trouble};
+use crate::domain::plan::{Outcome, Seen, StepSpec, Trouble};
 use crate::domain::resource::{Presence, Resource};
 
 /// What the latest usable listing says of an instance.
@@ -35,8 +35,6 @@ pub struct Evidence {
     pub probe: Option<Probe>,
     /// What a direct read showed.
     pub presence: Option<Presence>,
-    /// What finding it by name and mark came to: its ids, or that nothing has both.
-    pub found: Option<Option<Facts>>,
     /// What asking for removal came to.
     pub removal: Option<Presence>,
     /// The call that failed in this pass, if one did.
@@ -67,6 +65,9 @@ pub struct Memory {
     pub unbound_for: Option<Duration>,
     /// How long ago a claimed agent was first seen stopped, without having been seen running since.
     pub stopped_for: Option<Duration>,
+    /// This process created the object itself: nothing was ever sent for it. Any other object without a status may have
+    /// lost it (restored from a backup), and what it is to have may be there already.
+    pub fresh: bool,
     /// This process recorded the present step's (or the wake's) intent and has not sent it: it may be sent without
     /// looking.
     pub permit: bool,

@@ -53,20 +53,12 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
     )))
 }
 
-/// The service of that name, by the listing.
-pub(super) async fn by_name(
-    reach: &Reach<'_>,
-    name: &str,
-) -> Result<Option<ServiceInstance>, ProviderError> {
-    Ok(all_services(reach)
-        .await?
-        .into_iter()
-        .find(|s| s.service_name == name))
-}
-
 /// The service of an instance whose id at Railway is not known: by its name at creation, else by our id at the end of
 /// a name, because a claim renames a service after its agent. Not proven ours by this: read the mark.
-async fn by_key(reach: &Reach<'_>, key: &Key) -> Result<Option<ServiceInstance>, ProviderError> {
+pub(super) async fn by_key(
+    reach: &Reach<'_>,
+    key: &Key,
+) -> Result<Option<ServiceInstance>, ProviderError> {
     let suffix = format!("-{}", key.id);
     let mut all = all_services(reach).await?;
     let found = all
@@ -162,10 +154,17 @@ pub(super) async fn observe(
                 read.map_err(|f| f.into_error(Access::Read, format!("read service {}", key.name)))?;
             Ok(read.as_ref().map_or(Presence::Gone, present))
         }
-        None => Ok(by_key(reach, key)
-            .await?
-            .as_ref()
-            .map_or(Presence::Unknown, present)),
+        None => {
+            let Some(service) = by_key(reach, key).await? else {
+                return Ok(Presence::Unknown);
+            };
+            let found = mark(reach, &service.service_id, &key.mark).await;
+            let doing = || format!("read the owner mark of service {}", key.name);
+            match found.map_err(|f| f.into_error(Access::Read, doing()))? {
+                Mark::Ours => Ok(present(&service)),
+                Mark::Foreign | Mark::NoService => Ok(Presence::Unknown),
+            }
+        }
     }
 }
 
@@ -204,10 +203,6 @@ pub(super) async fn destroy(
                 Ok(()) => {}
                 // The direct read below decides.
                 Err(f) if matches!(f.kind, Kind::NotFound | Kind::Denied | Kind::NoChange) => {}
-                // A deletion that timed out was seen to succeed: the next look tells.
-                Err(f) if matches!(f.kind, Kind::Unknown | Kind::Transient) => {
-                    return Ok(Presence::Unknown);
-                }
                 Err(f) => return Err(f.into_error(Access::Write, doing())),
             }
         }

@@ -11,7 +11,7 @@ use crate::domain::template::Template;
 use crate::provider::{Facts, Inputs, Key, Outcome, ProviderError, Seen};
 
 use super::classify::{Access, Failure, Kind};
-use super::removal::{Mark, by_id, by_name, is_gone, mark};
+use super::removal::{Mark, by_id, by_key, is_gone, mark};
 use super::{
     AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation,
     unknown_step,
@@ -62,7 +62,7 @@ async fn find_ours(
 ) -> Result<Seen, ProviderError> {
     let id = match recorded {
         Some(id) => id.clone(),
-        None => match by_name(reach, &key.name).await? {
+        None => match by_key(reach, key).await? {
             Some(service) => service.service_id,
             None => return Ok(Seen::Absent),
         },

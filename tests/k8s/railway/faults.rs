@@ -1,20 +1,37 @@
 //! Writes whose answer is lost: each has happened once in the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agentpool::domain::instance::phase::Phase;
-use serde_json::json;
+use agentpool::provider::railway::operation;
+use serde_json::{Value, json};
 
 use crate::support::simulator::PROJECT;
 use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, World};
 
-/// The first request of that field takes effect, and its answer never comes.
-async fn lost(field: &str) {
-    let world = World::start("lost").await;
-    let fault = json!({"kind": "timeout", "applied": true, "seconds": 20});
-    let rule = json!({"match": {"field": field}, "count": 1, "fault": fault});
-    world.sim.fault("railway", rule).await;
+/// Every mutation that the product can send: its document's name and the root field that it ends with.
+fn mutations() -> BTreeMap<&'static str, String> {
+    let writes = operation::ALL
+        .iter()
+        .filter(|d| d.text.contains("mutation "));
+    let last_field = |text: &str| {
+        let mut calls = text.lines().filter(|line| line.starts_with("  "));
+        let last = calls.next_back().unwrap().trim_start();
+        last.split('(').next().unwrap().to_owned()
+    };
+    writes.map(|d| (d.name, last_field(d.text))).collect()
+}
+
+/// The first of every mutation takes effect, and its answer never comes.
+async fn lost(kind: &str, fault: Value) {
+    let mut world = World::start("lost").await;
+    let mutations = mutations();
+    for field in mutations.values() {
+        let rule = json!({"match": {"field": field}, "count": 1, "fault": fault});
+        world.sim.fault("railway", rule).await;
+    }
     world
         .create_pool(POOL, json!({"minIdle": 1, "tickIntervalSeconds": 1}))
         .await;
@@ -22,30 +39,61 @@ async fn lost(field: &str) {
         (world.in_phase(Phase::Idle).await.len() == 1).then_some(())
     })
     .await;
-    let rules = world.sim.calls("railway").await;
-    let fired = rules
-        .iter()
-        .filter(|c| c["class"] == "fault:timeout")
-        .count();
-    assert_eq!(fired, 1, "the fault was met");
+    super::made_once(&world, 1).await;
+    world.patch_pool(json!({"paused": ["Refill"]})).await;
+    assert_eq!(world.claim("Tokyo Trip").await.status, 200);
+    let claimed = world.in_phase(Phase::Claimed).await.remove(0);
+    let name = format!("stg-tokyo-trip-{}", claimed.spec.id);
+    until("renamed", LONG, || async {
+        world.sim.service(&name).await.map(drop)
+    })
+    .await;
     super::made_once(&world, 1).await;
     assert_eq!(world.list().await.len(), 1);
+    world.delete(&claimed.spec.id).await;
+    world.wait_gone(&claimed.spec.id).await;
+    assert!(world.sim.live_services().await.is_empty());
+    assert_eq!(world.sim.services_ever().await.len(), 1);
+
+    // Each was met, so that a new mutation cannot be forgotten here; and none of the creation was sent again.
+    let class = format!("fault:{kind}");
+    let calls = world.sim.calls("railway").await;
+    for (document, field) in &mutations {
+        let sent: Vec<_> = calls
+            .iter()
+            .filter(|c| c["operation"] == *document)
+            .collect();
+        let met = sent.iter().filter(|c| c["class"] == class).count();
+        assert_eq!(met, 1, "{document} {field}: {sent:#?}");
+        let again = ["RwServiceRename", "RwServiceDelete"].contains(document);
+        assert!(sent.len() == 1 || again, "{document} was sent again");
+    }
+    assert!(world.operator().runs());
     world.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_creation_was_not_answered_is_found() {
-    lost("serviceCreate").await;
+async fn mutations_that_are_never_answered_happen_once() {
+    let fault = json!({"kind": "timeout", "applied": true, "seconds": 20});
+    lost("timeout", fault).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_domain_whose_creation_was_not_answered_is_found() {
-    lost("serviceDomainCreate").await;
+async fn mutations_whose_connection_is_cut_happen_once() {
+    lost("reset", json!({"kind": "reset", "applied": true})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_whose_start_was_not_answered_is_found() {
-    lost("serviceInstanceDeployV2").await;
+async fn mutations_that_are_answered_by_a_gateway_s_502_happen_once() {
+    let fault = json!({"kind": "http_5xx", "applied": true, "status": 502, "html": true});
+    lost("http_5xx", fault).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutations_that_are_answered_with_an_error_and_took_effect_happen_once() {
+    let fault =
+        json!({"kind": "gql_error", "applied": true, "message": "Problem processing request"});
+    lost("gql_error", fault).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

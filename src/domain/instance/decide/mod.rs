@@ -14,11 +14,10 @@ mod verify;
 use std::time::Duration;
 
 use super::phase::{self, Phase};
+use super::status::is_adopting;
 use super::view::{Listed, View};
 use crate::api::ANNOTATION_ABANDON;
-use crate::api::agent_instance::{
-    AgentInstance, AgentInstanceStatus, OperationStatus, ReleaseMode, StepStatus,
-};
+use crate::api::agent_instance::{AgentInstance, OperationStatus, ReleaseMode, StepStatus};
 use crate::api::condition::Reason;
 use crate::domain::agent::{AgentStatus, Probe};
 use crate::domain::backoff;
@@ -63,8 +62,6 @@ pub enum Action {
     Probe,
     /// Read the resource directly.
     Observe,
-    /// Find the resource by its name and our mark.
-    Find,
     /// Ask the provider to remove the resource.
     Destroy,
     /// Delete the object, if it is still as it was judged.
@@ -78,14 +75,14 @@ pub enum Action {
 pub enum Change {
     /// The creation begins: the first step is intended.
     Begin,
+    /// What was observed is lost; these ids are found again.
+    Found(Facts),
     /// The present step is done and made this; the next one is intended, or the operation is over.
     Done(Facts),
     /// The present step was accepted and is under way.
     Running(Facts),
     /// The present step is intended once more.
     Again,
-    /// The resource was found by name and mark: these are its ids.
-    Found(Facts),
     /// The agent is proven ready and clean for the present turn.
     Proven,
     /// The agent sleeps and is about to be woken.

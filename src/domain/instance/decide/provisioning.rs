@@ -3,6 +3,34 @@
 use super::*;
 
 pub(super) fn provisioning(view: &View<'_>) -> Decision {
+    let decision = building(view);
+    match decision.action {
+        Action::Record(Change::Judge(Judgement::Dead | Judgement::Tainted))
+            if may_be_in_use(view) =>
+        {
+            Decision {
+                action: Action::Record(Change::Judge(Judgement::Crashed)),
+                message: format!("found at the provider: {}; kept", decision.message),
+                ..decision
+            }
+        }
+        _ => decision,
+    }
+}
+
+/// An agent that was there before this object may have been claimed after the backup. Unless it answers that it has
+/// no conversation, it is somebody's: kept for a person, like a crashed one.
+fn may_be_in_use(view: &View<'_>) -> bool {
+    let status = view.instance.status.as_ref();
+    let found = status
+        .and_then(|s| s.provider.as_ref())
+        .is_some_and(|p| p.id.is_some());
+    let unbound = matches!(&view.evidence.probe, Some(Probe::Answered { status, .. })
+        if status.conversation.is_none() && !status.pending);
+    is_adopting(status) && found && !unbound
+}
+
+fn building(view: &View<'_>) -> Decision {
     let status = view.instance.status.as_ref();
     if view.memory.phase_for >= view.limits.stuck {
         let text = format!(

@@ -3,7 +3,6 @@
 use super::*;
 
 pub(super) fn removal(view: &View<'_>) -> Decision {
-    let status = view.instance.status.as_ref();
     if view
         .instance
         .metadata
@@ -23,13 +22,13 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
     if abandoned {
         return decision(
             Action::RemoveFinalizer,
-            Reason::Terminating,
+            Reason::Abandoned,
             "abandoned on request: what it owns at the provider is left behind",
             view.limits.tick,
         );
     }
     if let Some(trouble) = &view.evidence.trouble {
-        return held(view, trouble);
+        return refused(view, trouble);
     }
     match &view.evidence.removal {
         None => decision(
@@ -38,7 +37,7 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
             "being removed at the provider",
             view.limits.tick,
         ),
-        Some(Presence::Gone) if !creation_is_uncertain(status) => decision(
+        Some(Presence::Gone) if !creation_is_uncertain(view) => decision(
             Action::RemoveFinalizer,
             Reason::Terminating,
             "gone at the provider",
@@ -56,21 +55,6 @@ pub(super) fn removal(view: &View<'_>) -> Decision {
             ),
         ),
     }
-}
-
-/// A call failed. Where only a person can help, the way out stands beside the reason.
-fn held(view: &View<'_>, trouble: &Trouble) -> Decision {
-    let waits = troubled(view, trouble);
-    if !matches!(trouble.class, Class::Unauthorized | Class::Rejected) {
-        return waits;
-    }
-    let object = view.instance.metadata.name.as_deref().unwrap_or_default();
-    let message = format!(
-        "{}. It goes when that is mended; if nothing is left of it at the provider, or you remove it there yourself: \
-         kubectl annotate agentinstance {object} {ANNOTATION_ABANDON}=true",
-        waits.message
-    );
-    Decision { message, ..waits }
 }
 
 /// A create was sent and its id never learnt: the resource may still turn up under its name. Absence counts only
@@ -94,9 +78,48 @@ fn gone_by_name(view: &View<'_>) -> Decision {
     )
 }
 
-fn creation_is_uncertain(status: Option<&AgentInstanceStatus>) -> bool {
+/// It may have something at the provider whose id is not recorded: a creation was begun, or the object is of unknown
+/// history and its status may have been lost.
+fn creation_is_uncertain(view: &View<'_>) -> bool {
+    let status = view.instance.status.as_ref();
     let known = status
         .and_then(|s| s.provider.as_ref())
         .is_some_and(|p| p.id.is_some());
-    !known && status.is_some_and(|s| s.operation.is_some())
+    !known && (!view.memory.fresh || status.is_some_and(|s| s.operation.is_some()))
+}
+
+/// The call failed. What keeps every call from the provider has its own word; the rest is the removal's matter, told
+/// in the provider's words. Where only a person can help, the way out stands beside it.
+fn refused(view: &View<'_>, trouble: &Trouble) -> Decision {
+    let waiting = troubled(view, trouble);
+    let object = view.instance.metadata.name.as_deref().unwrap_or_default();
+    let way_out = format!("kubectl annotate agentinstance {object} {ANNOTATION_ABANDON}=true");
+    let pending = format!(
+        "the provider has not confirmed the removal yet: {}",
+        trouble.message
+    );
+    let mended = format!(
+        "It goes when that is mended; if nothing is left of it at the provider, or you remove it there yourself: {way_out}"
+    );
+    let (reason, message) = match trouble.class {
+        Class::Unauthorized if trouble.reason == Reason::CredentialsMissing => (
+            trouble.reason,
+            format!(
+                "{}: nothing can be removed at the provider. Create the Secret again, or let it go and leave behind what \
+                 it owns: {way_out}",
+                trouble.message
+            ),
+        ),
+        Class::Unauthorized => (trouble.reason, format!("{}. {mended}", waiting.message)),
+        Class::Throttled => return waiting,
+        Class::Rejected => (Reason::DeletionPending, format!("{pending}. {mended}")),
+        Class::Transient | Class::Ambiguous | Class::Capacity | Class::Gone => {
+            (Reason::DeletionPending, pending)
+        }
+    };
+    Decision {
+        reason,
+        message,
+        ..waiting
+    }
 }

@@ -123,8 +123,9 @@ pub(super) fn claiming(view: &View<'_>) -> Decision {
 
 pub(super) fn claimed(view: &View<'_>) -> Decision {
     let status = view.instance.status.as_ref();
-    if status.and_then(|s| s.turn).is_none() {
-        return status_lost(view);
+    let lost = status.and_then(|s| s.turn).is_none();
+    if lost && let Some(decision) = status_lost(view) {
+        return decision;
     }
     match &view.listed {
         Listed::Absent => return missing(view),
@@ -165,6 +166,14 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             Liveness::Created | Liveness::Starting | Liveness::Blocked | Liveness::Running => {}
         },
         Listed::Unknown => {}
+    }
+    if lost {
+        return decision(
+            Action::Wait,
+            Reason::StatusLost,
+            "claimed, and found again by name and owner mark; what was observed before is lost, so it is left alone",
+            view.limits.tick,
+        );
     }
     let recorded = status.and_then(|s| s.claim.as_ref());
     if recorded.is_some_and(|c| c.outcome == phase::OUTCOME_PENDING) {

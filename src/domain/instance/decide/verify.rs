@@ -91,7 +91,10 @@ fn never_called(view: &View<'_>) -> bool {
             ..
         })
     );
-    (gateway || probed_gateway) && view.instance.spec.turn == 1 && !view.instance.spec.restored
+    (gateway || probed_gateway)
+        && view.instance.spec.turn == 1
+        && !view.instance.spec.restored
+        && !is_adopting(view.instance.status.as_ref())
 }
 
 /// What the provider says is final for an agent that nobody uses.

@@ -31,6 +31,34 @@ fn a_step_is_sent_once_under_a_permit() {
 }
 
 #[test]
+fn what_was_there_before_its_object_is_never_thrown_away_with_a_conversation() {
+    let bound = adopting(4, "Intended").probe(bound_to(Some("c9")));
+    assert_judged(bound, Judgement::Crashed, Reason::UnknownConversation);
+    let stuck = adopting(3, "Intended").memory(|m| m.step_known_for = OVER);
+    assert_judged(stuck, Judgement::Crashed, Reason::Stuck);
+    // It says that it has none: nobody's, and replaced.
+    let dirty = AgentStatus {
+        clean: Some(false),
+        ..good()
+    };
+    let dirty = adopting(4, "Intended").probe(says(dirty));
+    assert_judged(dirty, Judgement::Tainted, Reason::NotClean);
+    // Nothing was found under its name.
+    let nothing = adopting(0, "Intended").memory(|m| m.phase_for = OVER);
+    assert_judged(nothing, Judgement::Dead, Reason::Stuck);
+    // What a gateway did before nobody knows.
+    let gateway = answer(
+        Dialect::Gateway,
+        AgentStatus {
+            clean: None,
+            ..good()
+        },
+    );
+    let gateway = adopting(4, "Intended").probe(gateway);
+    assert_judged(gateway, Judgement::Tainted, Reason::NotClean);
+}
+
+#[test]
 fn a_safe_step_is_sent_blindly() {
     let mut case = building(0, "Intended");
     case.plan = plan(Repeat::Safe);

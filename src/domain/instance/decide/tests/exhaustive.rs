@@ -9,17 +9,18 @@ use super::super::super::view::{Evidence, Memory};
 use super::super::{CLAIMING_SHOWN_AFTER, TWICE_APART, UNBOUND_APART};
 use crate::api::condition::Reason;
 use crate::domain::invariant::broken;
-use crate::domain::plan::{Class, Facts, Repeat, Seen, Step};
+use crate::domain::plan::{Class, Repeat, Seen, Step};
 use crate::domain::resource::{Liveness, Presence};
 
 fn being_built() -> Vec<Case> {
-    let mut all = vec![fresh(), back(), back().protected()];
+    let mut all = vec![fresh(), unknown(), back(), back().protected()];
     for repeat in [Repeat::LookFirst, Repeat::Safe] {
         for index in 0..5 {
             for state in ["Intended", "Running", "Failed", "Word"] {
                 let mut case = building(index, state);
                 case.plan = plan(repeat);
                 all.push(case);
+                all.push(adopting(index, state));
             }
         }
     }
@@ -184,12 +185,6 @@ fn evidences() -> Vec<(Evidence, Option<Seen>)> {
             ..none()
         });
     }
-    for found in [None, Some(Facts::new())] {
-        all.push(Evidence {
-            found: Some(found),
-            ..none()
-        });
-    }
     for class in CLASSES {
         let trouble = Some(trouble(class, None));
         all.push(Evidence {
@@ -235,6 +230,7 @@ fn memory(permit: bool, times: impl Fn(usize, Duration) -> Option<Duration>) -> 
         absent_for: at(6, limits.list_lag),
         unbound_for: at(7, UNBOUND_APART),
         stopped_for: at(8, TWICE_APART),
+        fresh: permit,
         permit,
         failures: u32::from(permit) * 40,
     }
@@ -313,6 +309,7 @@ fn every_rule_holds_at_the_end() {
 fn every_rule_holds_for_every_answer_of_an_agent() {
     let mut cases: Vec<Case> = vec![building(3, "Intended"), building(4, "Intended"), back()];
     cases.push(building(4, "Intended").spec("restored", json!(true)));
+    cases.extend([adopting(3, "Intended"), adopting(4, "Intended")]);
     cases.extend(in_stock_or_use());
     let ages = [
         Memory::default(),

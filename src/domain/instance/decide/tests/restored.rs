@@ -5,18 +5,26 @@ use serde_json::json;
 use super::super::super::fixture::*;
 use super::super::super::view::Evidence;
 use super::super::{Action, Change, Judgement};
-use super::{OVER, assert_acts, assert_judged};
+use super::{assert_acts, assert_judged};
 use crate::api::condition::Reason;
 use crate::domain::instance::phase::Phase;
 use crate::domain::instance::status::facts_of;
 use crate::domain::plan::{Class, Facts};
-use crate::domain::resource::Presence;
+use crate::domain::resource::{Liveness, Presence};
 
-fn found(facts: Option<Facts>) -> Evidence {
+fn found(presence: Presence) -> Evidence {
     Evidence {
-        found: Some(facts),
+        presence: Some(presence),
         ..Evidence::default()
     }
+}
+
+fn there() -> Presence {
+    let Presence::Present(mut resource) = read(Liveness::Running) else {
+        unreachable!("a fixture");
+    };
+    resource.facts = ids();
+    Presence::Present(resource)
 }
 
 fn ids() -> Facts {
@@ -30,41 +38,26 @@ fn with_ids(mut case: Case) -> Case {
 }
 
 #[test]
-fn a_lost_status_is_found_again_and_left_alone() {
-    for listed in listings() {
-        let mut case = status_lost().memory(|m| m.missing_for = Some(OVER));
-        case.listed = listed;
-        case.evidence.presence = Some(Presence::Gone);
-        assert_acts(case.clone(), Action::Find);
-        let recorded = Action::Record(Change::Found(ids()));
-        assert_acts(case.clone().evidence(found(Some(ids()))), recorded);
-        for kept in [
-            case.clone().evidence(found(None)),
-            with_ids(case.clone()),
-            with_ids(case).evidence(found(None)),
-        ] {
-            assert_eq!(assert_acts(kept, Action::Wait).reason, Reason::StatusLost);
-        }
-    }
-    // What cannot be asked is waited for, not taken as not there.
-    for case in [status_lost(), adopted()] {
-        let troubled = case.evidence(Evidence {
-            trouble: Some(trouble(Class::Transient, None)),
-            ..Evidence::default()
-        });
-        assert_acts(troubled, Action::Wait);
-    }
-}
-
-#[test]
 fn what_the_sweep_adopted_is_crashed_once_its_ids_are_known() {
     assert_eq!(adopted().view().phase(), Phase::Claimed);
-    assert_acts(adopted(), Action::Find);
+    assert_acts(adopted(), Action::Observe);
     let recorded = Action::Record(Change::Found(ids()));
-    assert_acts(adopted().evidence(found(Some(ids()))), recorded);
-    for case in [with_ids(adopted()), adopted().evidence(found(None))] {
+    assert_acts(adopted().evidence(found(there())), recorded);
+    for presence in [Presence::Gone, Presence::Unknown] {
+        let case = adopted().evidence(found(presence));
         assert_judged(case, Judgement::Crashed, Reason::Adopted);
     }
+    for listed in listings() {
+        let mut case = with_ids(adopted());
+        case.listed = listed;
+        assert_judged(case, Judgement::Crashed, Reason::Adopted);
+    }
+    // What cannot be asked is waited for, not taken as not there.
+    let troubled = adopted().evidence(Evidence {
+        trouble: Some(trouble(Class::Transient, None)),
+        ..Evidence::default()
+    });
+    assert_acts(troubled, Action::Wait);
     // A claim of the same holder on an instance that was not restored is an ordinary one.
     let ordinary = with_ids(adopted()).spec("restored", json!(false));
     assert_eq!(
@@ -75,7 +68,7 @@ fn what_the_sweep_adopted_is_crashed_once_its_ids_are_known() {
 
 #[test]
 fn what_is_found_is_recorded_with_its_address() {
-    let case = adopted().evidence(found(Some(ids())));
+    let case = adopted().evidence(found(there()));
     let given = super::super::super::status::Given {
         now: jiff::Timestamp::UNIX_EPOCH,
         operation_id: String::new(),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::super::super::fixture::*;
 use super::super::super::view::Evidence;
-use super::super::{Action, Judgement, TWICE_APART, UNBOUND_APART};
+use super::super::{Action, Change, Judgement, TWICE_APART, UNBOUND_APART};
 use super::{OVER, assert_acts, assert_judged};
 use crate::api::condition::Reason;
 use crate::domain::agent::AgentStatus;
-use crate::domain::plan::Class;
+use crate::domain::plan::{Class, Facts};
 use crate::domain::resource::{Liveness, Presence};
 
 // ---- in stock -------------------------------------------------------------------------------------------------
@@ -242,6 +242,45 @@ fn pending_acceptance_is_left_to_its_person() {
 }
 
 #[test]
+fn a_lost_status_is_left_alone() {
+    for listed in listings() {
+        let mut case = status_lost().memory(|m| m.missing_for = Some(OVER));
+        case.listed = listed;
+        case.evidence.presence = Some(Presence::Gone);
+        let decision = assert_acts(case, Action::Wait);
+        assert_eq!(decision.reason, Reason::StatusLost);
+    }
+}
+
+#[test]
+fn of_a_lost_status_the_ids_are_found_again() {
+    let mut case = status_lost();
+    assert_acts(case.clone(), Action::Observe);
+    case.evidence.presence = Some(read(Liveness::Running));
+    let decision = assert_acts(case, Action::Record(Change::Found(Facts::new())));
+    assert_eq!(decision.reason, Reason::StatusLost);
+    let trouble = Some(trouble(Class::Transient, None));
+    let mut blind = status_lost();
+    blind.evidence.trouble = trouble;
+    assert_eq!(assert_acts(blind, Action::Wait).reason, Reason::StatusLost);
+
+    // Found, it is watched as others are, but never called.
+    let found = || {
+        let mut case = status_lost();
+        let status = case.instance.status.get_or_insert_default();
+        status.provider.get_or_insert_default().id = Some("s1".into());
+        case
+    };
+    let decision = assert_acts(found().listed(Liveness::Running), Action::Wait);
+    assert_eq!(decision.reason, Reason::StatusLost);
+    assert_judged(
+        found().listed(Liveness::Crashed),
+        Judgement::Crashed,
+        Reason::DeploymentCrashed,
+    );
+}
+
+#[test]
 fn released_by_its_user_is_terminating_even_when_crashed() {
     for case in [
         claimed(),
@@ -311,8 +350,55 @@ fn the_finalizer_goes_when_the_provider_confirmed() {
         let decision = assert_acts(removal(idle(), Some(not_yet)), Action::Wait);
         assert_eq!(decision.reason, Reason::DeletionPending);
     }
-    for case in [idle(), claimed(), fresh(), status_lost()] {
+    for case in [idle(), claimed(), fresh()] {
         assert_acts(removal(case, Some(Presence::Gone)), Action::RemoveFinalizer);
+    }
+}
+
+/// One listing that lacks it is no proof: what lost its status may have something under its name.
+#[test]
+fn of_unknown_history_gone_counts_past_the_lag_only() {
+    for case in [unknown(), status_lost()] {
+        let gone = |for_| {
+            let evidence = Evidence {
+                removal: Some(Presence::Gone),
+                ..Evidence::default()
+            };
+            let case = case.clone().deleted().evidence(evidence);
+            case.memory(|m| m.missing_for = for_)
+        };
+        let lag = gone(None).limits.list_lag;
+        for early in [
+            None,
+            Some(TWICE_APART),
+            Some(lag - Duration::from_millis(1)),
+        ] {
+            assert_acts(gone(early), Action::Wait);
+        }
+        assert_acts(gone(Some(lag)), Action::RemoveFinalizer);
+    }
+}
+
+#[test]
+fn a_refused_removal_waits_and_tells_the_provider_s_words() {
+    for class in CLASSES {
+        let evidence = Evidence {
+            trouble: Some(trouble(class, None)),
+            ..Evidence::default()
+        };
+        let decision = assert_acts(idle().deleted().evidence(evidence), Action::Wait);
+        let own = matches!(class, Class::Unauthorized | Class::Throttled);
+        let expected = if own {
+            Reason::ProviderUnavailable
+        } else {
+            Reason::DeletionPending
+        };
+        assert_eq!(decision.reason, expected, "{class:?}");
+        // The provider's word, and where only a person can help also what lets it go.
+        assert!(decision.message.contains('m'), "{}", decision.message);
+        let helps = matches!(class, Class::Unauthorized | Class::Rejected);
+        let way_out = "kubectl annotate agentinstance agent-i1 pool.convos.org/abandon=true";
+        assert_eq!(decision.message.contains(way_out), helps, "{class:?}");
     }
 }
 
