@@ -297,6 +297,9 @@ pub(super) async fn find(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
+    if !admitted(around, Call::Read, evidence, ctx).await {
+        return Ok(Next::Again);
+    }
     let found = async {
         let provider = provider(around)?;
         let Presence::Present(resource) = provider.observe(&around.key, &facts_of(None)).await?
