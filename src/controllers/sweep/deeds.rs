@@ -16,6 +16,7 @@ use crate::controllers::fleet::Scope;
 use crate::controllers::instance::{PROBE_LIMIT, variables};
 use crate::controllers::pool;
 use crate::domain::agent::{Dialect, Probe};
+use crate::domain::backoff::Call;
 use crate::domain::resource::Presence;
 use crate::domain::sweep::{ADOPTED_BY, RETRY, Sighting};
 use crate::domain::template::Template;
@@ -47,8 +48,13 @@ pub(super) struct Hands<'a> {
 impl Hands<'_> {
     /// Whose it is, directly.
     pub(super) async fn read_mark(&mut self, evidence: &mut Evidence, ctx: &Ctx) {
-        self.asked = true;
         let resource = self.sighting.resource;
+        if let Err(trouble) = ctx.fleet.admit(self.scope, Call::Read).await {
+            tracing::debug!(resource = %resource.name, reason = trouble.reason.as_str(), "its mark is not read now");
+            evidence.troubled = true;
+            return;
+        }
+        self.asked = true;
         match self.provider.owner(resource).await {
             Ok(owner) => {
                 evidence.mark_read = true;
@@ -131,8 +137,11 @@ impl Hands<'_> {
 
     /// Removes it; the provider reads the mark once more.
     pub(super) async fn remove(&mut self, mark: &str, why: &str, ctx: &Ctx) -> Option<Duration> {
-        self.asked = true;
         let resource = self.sighting.resource;
+        if ctx.fleet.admit(self.scope, Call::Remove).await.is_err() {
+            return Some(RETRY);
+        }
+        self.asked = true;
         let key = Key {
             id: self.sighting.identity.id.clone(),
             name: resource.name.clone(),
