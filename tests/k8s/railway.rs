@@ -301,7 +301,7 @@ async fn deleting_leaves_nothing_at_railway() {
     world.finish().await;
 }
 
-/// acceptance: K08
+/// acceptance: C02, K08
 #[tokio::test(flavor = "multi_thread")]
 async fn one_listing_per_tick_however_many_instances() {
     let world = World::with_pool("listing", json!({"minIdle": 2, "tickIntervalSeconds": 2})).await;
