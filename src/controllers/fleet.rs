@@ -65,14 +65,12 @@ pub trait Connect: Send + Sync {
     fn unsupported(&self, template: &Template) -> Option<String>;
 }
 
-/// A listing, by the names and ids in it.
+/// A listing, by the ids in it.
 pub struct Snapshot {
     /// When it was begun: what is newer it cannot tell.
     pub begun: Monotonic,
     /// By the provider's id.
     pub by_id: HashMap<String, Resource>,
-    /// By name.
-    pub by_name: HashMap<String, Resource>,
 }
 
 #[derive(Default)]
@@ -205,21 +203,9 @@ impl Fleet {
         let begun = self.clock.monotonic();
         match provider.list().await {
             Ok(listing) => {
-                let by_id = listing
-                    .resources
-                    .iter()
-                    .map(|r| (r.id.clone(), r.clone()))
-                    .collect();
-                let by_name = listing
-                    .resources
-                    .into_iter()
-                    .map(|r| (r.name.clone(), r))
-                    .collect();
-                let snapshot = Arc::new(Snapshot {
-                    begun,
-                    by_id,
-                    by_name,
-                });
+                let by_id = listing.resources.into_iter();
+                let by_id = by_id.map(|r| (r.id.clone(), r)).collect();
+                let snapshot = Arc::new(Snapshot { begun, by_id });
                 cell.snapshot = Some(snapshot.clone());
                 cell.trouble = None;
                 cell.failures = 0;
