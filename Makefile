@@ -8,7 +8,7 @@ CLUSTER_SH := deploy/local/cluster
 # clippy and cargo test give way to what the environment says.
 CARGO ?= cargo
 
-.PHONY: help demo demo-down build test lint fmt gen bench bench-decide bench-claim bench-restart acceptance ci cluster cluster-down
+.PHONY: help demo demo-down build test sim soak lint fmt gen bench bench-decide bench-claim bench-restart acceptance ci cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ build: ## Both binaries, and Kubernetes for tests (four minutes, once)
 
 test: ## Every test, those on a real API server included
 	@tests/run $(ARGS)
+
+sim: ## The whole simulation, optimized: every crash point, every answer, 1,000 pool-hours
+	AGENTPOOL_SIM_STRIDE=1 AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-56} $(CARGO) test --profile sim --test sim -- --nocapture $(ARGS)
+
+soak: ## Long runs by seed: AGENTPOOL_SIM_SEEDS of them (10000) from AGENTPOOL_SIM_FIRST (1)
+	AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-10000} $(CARGO) test --profile sim --test sim long_runs -- --nocapture
 
 lint: ## Formatting and clippy; warnings are errors
 	$(CARGO) fmt --check

@@ -23,6 +23,7 @@ mod http_reads;
 mod install;
 mod leadership;
 mod lifecycle;
+mod parity;
 mod quiet;
 mod railway;
 mod schema;

@@ -5,15 +5,27 @@ use crate::clock::{Clock, Ms};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-struct Resource {
+/// One paid resource.
+pub struct Resource {
     peer: &'static str,
-    kind: &'static str,
-    id: String,
-    name: String,
-    owner: Option<String>,
+    /// `service`, `volume`, …
+    pub kind: &'static str,
+    /// Its id.
+    pub id: String,
+    /// Its name when it was made.
+    pub name: String,
+    /// The owner mark it was made with.
+    pub owner: Option<String>,
     created_by: String,
     created: Ms,
     deleted: Option<Ms>,
+}
+
+impl Resource {
+    /// Whether it exists at that moment.
+    pub fn exists(&self, now: Ms) -> bool {
+        self.deleted.is_none_or(|at| at > now)
+    }
 }
 
 /// What one instance did, by service id (an agent alone: its host).
@@ -44,8 +56,10 @@ pub struct Account {
 /// The ledger of all peers.
 #[derive(Default)]
 pub struct Ledger {
-    resources: Vec<Resource>,
-    accounts: BTreeMap<String, Account>,
+    /// All that ever existed, oldest first.
+    pub resources: Vec<Resource>,
+    /// What instances did, by service id.
+    pub accounts: BTreeMap<String, Account>,
     deployments: BTreeMap<String, Vec<String>>,
 }
 
@@ -101,7 +115,7 @@ impl Ledger {
                     "peer": r.peer, "kind": r.kind, "id": r.id, "name": r.name, "owner": r.owner,
                     "createdBy": r.created_by, "createdAt": clock.stamp(r.created),
                     "deletedAt": r.deleted.filter(|at| *at <= now).map(|at| clock.stamp(at)),
-                    "exists": r.deleted.is_none_or(|at| at > now),
+                    "exists": r.exists(now),
                 })
             })
             .collect();

@@ -58,6 +58,27 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request whose body is read; `host` as in the header, with or without port.
+    pub fn new(
+        (method, target, host): (&str, &str, &str),
+        headers: hyper::HeaderMap,
+        body: Vec<u8>,
+        (from, connection): (SocketAddr, Arc<Connection>),
+    ) -> Self {
+        Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            host: host
+                .rsplit_once(':')
+                .map_or(host, |(name, _)| name)
+                .to_lowercase(),
+            body,
+            from,
+            connection,
+            headers,
+        }
+    }
+
     /// A header's text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|v| v.to_str().ok())
@@ -206,22 +227,9 @@ async fn respond(
         .and_then(|h| h.to_str().ok())
         .unwrap_or_default();
     let host = parts.uri.host().unwrap_or(host);
-    let request = Request {
-        method: parts.method.to_string(),
-        target: parts
-            .uri
-            .path_and_query()
-            .map_or("/", |p| p.as_str())
-            .to_owned(),
-        host: host
-            .rsplit_once(':')
-            .map_or(host, |(name, _)| name)
-            .to_lowercase(),
-        body,
-        from,
-        connection: memory.clone(),
-        headers: parts.headers,
-    };
+    let target = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    let line = (parts.method.as_str(), target, host);
+    let request = Request::new(line, parts.headers.clone(), body, (from, memory.clone()));
     let reply = answer(&sim, request).await;
     tracing::debug!(status = %reply.status(), "answered");
     match reply {
@@ -238,7 +246,8 @@ async fn respond(
     }
 }
 
-async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
+/// The answer of whoever the request is for.
+pub async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
     let first = request
         .path()
         .split('/')

@@ -16,6 +16,7 @@ use crate::domain::instance::decide::{self, Decision};
 use crate::domain::instance::phase::STATE_WAKING;
 use crate::domain::instance::status::facts_of;
 use crate::domain::instance::view::{Evidence, Limits, Listed, View};
+use crate::domain::invariant;
 use crate::domain::plan::{Class, Operation, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::Liveness;
 use crate::domain::template::Template;
@@ -131,7 +132,7 @@ pub(super) async fn judge(
     });
     let memory = ctx.memories.notice(object, now);
     let progress = progress(object, around, &listed);
-    decide::decide(&View {
+    let view = View {
         instance: object,
         plan: &around.plan,
         listed,
@@ -139,7 +140,15 @@ pub(super) async fn judge(
         evidence,
         memory,
         limits: around.limits,
-    })
+    };
+    let decision = decide::decide(&view);
+    // In tests and in the simulation a broken rule ends the process; in production the decision stands as it is.
+    debug_assert!(
+        invariant::broken(&view, &decision).is_empty(),
+        "{:?}: {decision:?} for {object:?}",
+        invariant::broken(&view, &decision)
+    );
+    decision
 }
 
 /// The scope's listing: fresh enough for what the instance waits for. Absent where it failed.

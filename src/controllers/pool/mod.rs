@@ -25,6 +25,7 @@ use crate::clock::Monotonic;
 use crate::domain::backoff;
 use crate::domain::instance::decide::Judgement;
 use crate::domain::instance::phase;
+use crate::domain::invariant;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
 use crate::domain::pool::view::{Finished, Member, Refused, View};
@@ -152,6 +153,11 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         release: &ctx.release,
     };
     let decision = decide::decide(&view);
+    debug_assert!(
+        invariant::pool_broken(&view, &decision).is_empty(),
+        "{:?}: {decision:?} for {pool:?}",
+        invariant::pool_broken(&view, &decision)
+    );
 
     if !ctx.leadership.holds() {
         return Ok(super::NOT_LEADING);
@@ -216,11 +222,15 @@ fn tick(pool: &AgentPool) -> Duration {
 /// The instances of a pool, from the watch.
 pub fn instances_of(pool: &AgentPool, ctx: &Ctx) -> Vec<Arc<AgentInstance>> {
     let (namespace, name) = (pool.namespace(), pool.name_any());
-    ctx.instances
+    let mut found: Vec<Arc<AgentInstance>> = ctx
+        .instances
         .state()
         .into_iter()
         .filter(|i| i.metadata.namespace == namespace && i.spec.pool_ref.name == name)
-        .collect()
+        .collect();
+    // The store's own order is by hash: the same history must lead to the same writes.
+    found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    found
 }
 
 fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {

@@ -13,13 +13,14 @@ use apollo_compiler::response::{GraphQLError, JsonMap};
 use apollo_compiler::validation::Valid;
 use apollo_compiler::{ExecutableDocument, Schema, ast};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 const SDL: &str = include_str!("schema.graphql");
 
 /// A document that passed validation, with the operation to run.
 pub struct Prepared {
-    document: Valid<ExecutableDocument>,
+    document: Arc<Valid<ExecutableDocument>>,
     operation: Option<String>,
     /// Root fields in order.
     pub fields: Vec<String>,
@@ -41,30 +42,28 @@ pub struct Refused {
 /// The schema and, while statuses outside of it are armed, its extension.
 pub struct Executor {
     schema: Valid<Schema>,
+    /// Documents that passed: a client sends the same few for ever, and validating takes longer than running.
+    passed: Mutex<BTreeMap<String, Arc<Valid<ExecutableDocument>>>>,
 }
+
+/// Documents kept.
+const PASSED: usize = 64;
 
 impl Executor {
     /// Reads the schema; fails only if the file that is compiled in is broken.
     pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             schema: schema(&BTreeSet::new())?,
+            passed: Mutex::default(),
         })
     }
 
-    /// Parses, validates and coerces.
-    pub fn prepare(
-        &self,
-        query: &str,
-        operation: Option<&str>,
-        variables: &Value,
-    ) -> Result<Prepared, Refused> {
-        let refuse = |code, errors: Vec<GraphQLError>| Refused {
-            errors: errors
-                .into_iter()
-                .map(|e| error_json(e, Some(code)))
-                .collect(),
-            code,
-        };
+    /// Parses and validates.
+    fn document(&self, query: &str) -> Result<Arc<Valid<ExecutableDocument>>, Refused> {
+        let passed = || self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = passed().get(query) {
+            return Ok(found.clone());
+        }
         let parsed = ast::Document::parse(query, "query.graphql").map_err(|e| {
             refuse(
                 "GRAPHQL_PARSE_FAILED",
@@ -81,6 +80,22 @@ impl Executor {
                     .collect();
                 refuse("GRAPHQL_VALIDATION_FAILED", all)
             })?;
+        let document = Arc::new(document);
+        let mut passed = passed();
+        if passed.len() < PASSED {
+            passed.insert(query.to_owned(), document.clone());
+        }
+        Ok(document)
+    }
+
+    /// Parses, validates and coerces.
+    pub fn prepare(
+        &self,
+        query: &str,
+        operation: Option<&str>,
+        variables: &Value,
+    ) -> Result<Prepared, Refused> {
+        let document = self.document(query)?;
         let chosen = document.operations.get(operation);
         let op = chosen.map_err(|e| {
             refuse(
@@ -158,6 +173,16 @@ impl Executor {
                 (Value::Null, vec![error_json(error, Some(INTERNAL))])
             }
         }
+    }
+}
+
+fn refuse(code: &'static str, errors: Vec<GraphQLError>) -> Refused {
+    Refused {
+        errors: errors
+            .into_iter()
+            .map(|e| error_json(e, Some(code)))
+            .collect(),
+        code,
     }
 }
 
