@@ -69,14 +69,15 @@ fn ends(decision: &Decision) -> bool {
     matches!(decision.action, Action::Delete | Action::Destroy)
 }
 
-/// Deleted are: what its user released, what nobody uses, a claim past its deadline, and the tainted after a while.
+/// Deleted are: what its user released, what nobody uses, a claim past its deadline, and the tainted after a while
+/// unless somebody was given it.
 fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
     if !ends(decision) || deleted(view) || released(view) {
         return true;
     }
     match view.phase() {
         Phase::Claiming => view.memory.claim_known_for >= view.limits.claim_deadline,
-        Phase::Tainted | Phase::Dead => true,
+        Phase::Tainted | Phase::Dead => !phase::is_handed_out(view.instance),
         Phase::Idle | Phase::Provisioning => view.instance.spec.claim.is_none(),
         _ => view.instance.spec.claim.is_none() && view.phase() == Phase::Sleeping,
     }

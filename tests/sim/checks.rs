@@ -128,9 +128,7 @@ impl Checks {
             .as_str()
             .unwrap_or_default()
             .to_owned();
-        // An agent that is bound to another conversation than it told is Tainted and goes after a while, claimed or not.
-        let tainted = new["status"]["verdict"]["state"] == "Tainted";
-        let excused = tainted || state.excused.contains(&name);
+        let excused = state.excused.contains(&name);
         if change.kind == Kind::Deleted {
             state.instances.remove(&id);
         } else {
@@ -164,7 +162,7 @@ impl Checks {
         );
     }
 
-    /// No two resources of one instance, none lost while its object stands, no agent with two users, no second call.
+    /// No two resources or domains of one instance, none lost while its object stands, no agent with two users, no second call.
     fn look(&self) {
         let now = self.sim.clock.now();
         let world = self.sim.world();
@@ -194,6 +192,14 @@ impl Checks {
             .filter(|(id, _)| !alive.contains_key(*id))
             .map(|(a, b)| (a.clone(), b.clone()))
             .collect();
+        for i in world.railway.instances.values() {
+            let (service, domains) = (&i.service, i.domains.len());
+            if alive.contains_key(service) && domains > 1 {
+                state
+                    .problems
+                    .push(format!("{domains} domains of service {service}"));
+            }
+        }
         for (service, owner) in gone {
             let stands = state
                 .instances

@@ -9,6 +9,16 @@ use crate::cosmos::{Cosmos, POOL, simulate};
 use crate::process::At;
 use crate::sample::{each, number, stride};
 
+/// Every service has one deployment: whoever came next looked before it deployed again.
+fn deployed_once(world: &Cosmos) {
+    let alive: Vec<String> = world.services().into_iter().map(|(id, ..)| id).collect();
+    let sim = world.ground.sim.world();
+    let instances = sim.railway.instances.values();
+    for i in instances.filter(|i| alive.contains(&i.service)) {
+        assert_eq!(i.deployments.len(), 1, "deployments of {}", i.service);
+    }
+}
+
 /// One life; how many calls the first operator made.
 async fn life(death: Option<(u64, At)>) -> u64 {
     let mut world = Cosmos::new(3);
@@ -21,6 +31,7 @@ async fn life(death: Option<(u64, At)>) -> u64 {
     });
     world.create_pool(POOL, &json!({"deletionPolicy": "Destroy"}));
     world.until_settled(3).await;
+    deployed_once(&world);
     let answer = world.claim_surely(POOL, "Ada").await;
     world.until_settled(3).await;
     world.release(&answer.instance_id).expect("released");
@@ -37,6 +48,7 @@ async fn life(death: Option<(u64, At)>) -> u64 {
         })
         .await;
     world.until_settled(3).await;
+    deployed_once(&world);
     world.delete_pool(POOL);
     world.until_empty().await;
     world

@@ -190,6 +190,13 @@ pub fn is_protected(instance: &AgentInstance) -> bool {
         .is_some_and(|v| v == "true")
 }
 
+/// Whether a claim was answered with it: somebody may be in a conversation with it, whatever it says now.
+pub fn is_handed_out(instance: &AgentInstance) -> bool {
+    let claim = instance.spec.claim.as_ref();
+    let recorded = instance.status.as_ref().and_then(|s| s.claim.as_ref());
+    claim.is_some_and(|claim| recorded.is_some_and(|r| r.id == claim.id))
+}
+
 /// Whether a claim may take it.
 pub fn is_claimable(instance: &AgentInstance) -> bool {
     phase_of(instance) == Phase::Idle && !is_protected(instance)

@@ -207,6 +207,12 @@ fn judged(view: &View<'_>, state: &str, reason: &str, message: &str) -> Decision
     if !goes || phase::is_protected(view.instance) {
         return decision(Action::Wait, why, message, view.limits.tick);
     }
+    if phase::is_handed_out(view.instance) {
+        let message = format!(
+            "{message}; kept, because a claim was answered with it: release it or delete it"
+        );
+        return decision(Action::Wait, why, message, view.limits.tick);
+    }
     // A failed creation has nothing for a person to look at that the event does not tell.
     let keep = if why == Reason::CreateFailed {
         Duration::ZERO

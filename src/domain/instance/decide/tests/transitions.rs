@@ -321,6 +321,20 @@ fn the_dead_and_tainted_are_kept_for_a_look() {
     );
 }
 
+/// It is in another conversation than the one that was answered: nobody else is given it, and nobody takes it away.
+#[test]
+fn the_tainted_that_somebody_was_given_are_kept_for_a_person() {
+    let tainted = claimed()
+        .judged("Tainted", Reason::UnknownConversation)
+        .memory(|m| m.step_known_for = OVER);
+    let decision = assert_acts(tainted.clone(), Action::Wait);
+    assert!(decision.message.contains("release it or delete it"));
+    let unanswered = claiming()
+        .judged("Tainted", Reason::UnknownConversation)
+        .memory(|m| m.step_known_for = OVER);
+    assert_acts(unanswered, Action::Delete);
+}
+
 #[test]
 fn the_crashed_are_kept_for_a_person() {
     let crashed = claimed()
