@@ -110,9 +110,13 @@ async fn a_claim_takes_less_than_a_second_is_recorded_and_refilled_at_once() {
         (&made[0]["name"], &made[0]["instructions"]),
         (&json!("Tokyo Trip"), &json!("Be kind."))
     );
-    let agents = world.get("/api/pool/agents").await.body;
-    let row = &agents["claimed"][0];
-    assert_eq!(row["status"], "claimed");
+    // The API shows what its watch has heard.
+    let row = until("the API shows the claim", LONG, || async {
+        let agents = world.get("/api/pool/agents").await.body;
+        let row = agents["claimed"][0].clone();
+        (row["status"] == "claimed").then_some(row)
+    })
+    .await;
     for key in ["conversationId", "inviteUrl"] {
         assert_eq!(row[key], answer.body[key], "{key}");
     }
