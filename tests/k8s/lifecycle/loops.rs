@@ -54,7 +54,8 @@ async fn the_tick_is_thirty_seconds_unless_set_and_a_change_is_seen_within_it() 
     let crashed = json!({"service": name, "deployment": {"status": "CRASHED"}});
     let last = *listings(&world).await.last().unwrap();
     world.sim.force(crashed).await;
-    let dead = Duration::from_secs(33);
+    // A tick is spread by up to a tenth, later only.
+    let dead = Duration::from_secs(35);
     until("the crash is seen within a tick", dead, || async {
         let now = world.instance(&idle[0].spec.id).await.unwrap();
         (phase_of(&now) == Phase::Dead).then_some(())
@@ -62,7 +63,7 @@ async fn the_tick_is_thirty_seconds_unless_set_and_a_change_is_seen_within_it() 
     .await;
     let next = listings(&world).await.into_iter().find(|t| *t > last);
     let gap = next.unwrap() - last;
-    assert!((29_000..32_500).contains(&gap), "listed after {gap} ms");
+    assert!((29_000..34_500).contains(&gap), "listed after {gap} ms");
 
     // Set to one second it is one second, and what changes is seen within that.
     world.patch_pool(json!({"tickIntervalSeconds": 1})).await;
