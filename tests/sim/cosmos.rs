@@ -74,7 +74,13 @@ fn shared() -> (Arc<Executor>, reqwest::Client) {
 impl Cosmos {
     /// A world with nothing in it but the credential.
     pub fn new(seed: u64) -> Self {
-        Self::traced(seed, Trace::default())
+        let told = crate::sample::number("AGENTPOOL_SIM_TRACE", 0) > 0;
+        let trace = if told {
+            Trace::told()
+        } else {
+            Trace::default()
+        };
+        Self::traced(seed, trace)
     }
 
     /// The same with its history kept.
