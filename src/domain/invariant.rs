@@ -31,8 +31,12 @@ pub fn broken(view: &View<'_>, decision: &Decision) -> Vec<&'static str> {
         ("removal needs a deletionTimestamp and our finalizer", asked),
         ("the finalizer goes last", gone_or_abandoned),
         (
-            "a step is sent under a permit, or blindly where safe, or after proven absence",
+            "a step is sent under a permit, or blindly where safe",
             sendable,
+        ),
+        (
+            "a step is repeated after a failure or proven absence only",
+            repeatable,
         ),
         ("gone is a listing and a direct read, apart", twice_gone),
         ("in stock is proven ready, unbound and clean", proven),
@@ -130,10 +134,23 @@ fn sendable(view: &View<'_>, decision: &Decision) -> bool {
     let fits = usize::try_from(operation.index) == Ok(index)
         && recorded.is_some_and(|s| s.name == spec.step.name());
     let intended = recorded.is_some_and(|s| s.state == "Intended");
+    fits && matches!(spec.step, Step::Provider(_))
+        && intended
+        && (view.memory.permit || spec.repeat == Repeat::Safe)
+}
+
+/// What may be there is not intended a second time: it was seen to have failed, or not to be there past the list's lag.
+fn repeatable(view: &View<'_>, decision: &Decision) -> bool {
+    if decision.action != Action::Record(Change::Again) {
+        return true;
+    }
+    let failed = matches!(
+        view.evidence.outcome,
+        Some(Outcome::Failed { retry: true, .. })
+    ) || matches!(view.evidence.look, Some(Seen::Failed { retry: true, .. }));
     let proven_absent = view.evidence.look == Some(Seen::Absent)
         && view.memory.absent_for >= Some(TWICE_APART.max(view.limits.list_lag));
-    fits && matches!(spec.step, Step::Provider(_))
-        && (intended && (view.memory.permit || spec.repeat == Repeat::Safe) || proven_absent)
+    failed || proven_absent
 }
 
 fn twice_gone(view: &View<'_>, decision: &Decision) -> bool {

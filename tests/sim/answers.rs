@@ -80,7 +80,6 @@ struct Case {
 async fn life(case: &Case) {
     let mut world = Cosmos::new(5);
     world.checks.removals_happen();
-    world.checks.alone();
     let quick = json!({"building": 2.0, "deploying": 1.0, "app_boot": 1.0});
     world.timings(&quick);
     // What deploys is more than one field in one document.

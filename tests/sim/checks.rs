@@ -28,8 +28,6 @@ struct State {
     writes: u64,
     /// Services go by themselves.
     removals: bool,
-    /// One operator at a time.
-    alone: bool,
 }
 
 /// The checks of a world. Cheap to clone.
@@ -196,7 +194,7 @@ impl Checks {
             .collect();
         for i in world.railway.instances.values() {
             let (service, domains) = (&i.service, i.domains.len());
-            if state.alone && alive.contains_key(service) && domains > 1 {
+            if alive.contains_key(service) && domains > 1 {
                 state
                     .problems
                     .push(format!("{domains} domains of service {service}"));
@@ -236,12 +234,6 @@ impl Checks {
                 ));
             }
         }
-    }
-
-    /// One operator at a time, so that nothing may be made twice. Of two leaders for good each may make a domain: names
-    /// of services are unique at the provider, domains are not.
-    pub fn alone(&self) {
-        self.state().alone = true;
     }
 
     /// From now on services may go by themselves: the provider takes them away.

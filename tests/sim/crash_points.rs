@@ -22,7 +22,6 @@ fn deployed_once(world: &Cosmos) {
 /// One life; how many calls the first operator made.
 async fn life(death: Option<(u64, At)>) -> u64 {
     let mut world = Cosmos::new(3);
-    world.checks.alone();
     let quick = json!({"building": 2.0, "deploying": 1.0, "app_boot": 1.0, "healthcheck": 0.5});
     world.timings(&quick);
     let first = world.operator_with(|process| {

@@ -189,11 +189,13 @@ async fn record(
     let new = status::status(&view, decision, &given);
     let before = phase::phase_of(object);
     if let Some(written) = patch::write_status(&around.api, object, &new).await? {
-        // Of what may be there already every step is looked for.
-        let grants = matches!(
-            decision.action,
-            Action::Record(Change::Begin | Change::Done(_) | Change::Again | Change::Wake)
-        ) && !status::is_adopting(written.status.as_ref());
+        // Of what may be there already every step is looked for; to repeat one is decided on proof that it is not.
+        let adopting = status::is_adopting(written.status.as_ref());
+        let grants = match decision.action {
+            Action::Record(Change::Begin | Change::Done(_)) => !adopting,
+            Action::Record(Change::Again | Change::Wake) => true,
+            _ => false,
+        };
         *object = written;
         ctx.memories.with(object, |m| {
             // Only a step changes what a listing can tell; a condition does not.

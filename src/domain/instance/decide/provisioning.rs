@@ -166,18 +166,19 @@ fn intended(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatu
             format!("{name}: the provider cannot tell yet"),
             TWICE_APART,
         ),
-        Some(Seen::Absent) => absent(view, index, name),
+        Some(Seen::Absent) => absent(view, name),
     }
 }
 
 /// Not there in one look: done again only when a second look, past the list's lag, says the same. The lag counts from
 /// the first look, because that one is later than whatever was sent; the step's record may be much older.
-fn absent(view: &View<'_>, index: usize, name: &str) -> Decision {
+fn absent(view: &View<'_>, name: &str) -> Decision {
     let absent = view.memory.absent_for.unwrap_or_default();
     let needed = TWICE_APART.max(view.limits.list_lag);
     if absent >= needed {
+        // Intended anew, and sent only by whose write that was: of two who found the same one repeats it.
         return decision(
-            Action::Perform(index),
+            Action::Record(Change::Again),
             Reason::Creating,
             format!("{name} did not happen: doing it again"),
             Duration::ZERO,

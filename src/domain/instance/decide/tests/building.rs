@@ -89,7 +89,7 @@ fn absence_is_believed_past_the_lag_only() {
     ] {
         assert_acts(absent(early), Action::Wait);
     }
-    assert_acts(absent(Some(lag)), Action::Perform(0));
+    assert_acts(absent(Some(lag)), Action::Record(Change::Again));
     let mut no_lag = absent(Some(TWICE_APART - Duration::from_millis(1)));
     no_lag.limits.list_lag = Duration::ZERO;
     assert_acts(no_lag, Action::Wait);
@@ -105,7 +105,7 @@ fn absence_at_a_step_is_believed_while_the_listing_has_the_resource() {
         .evidence(evidence)
         .listed(Liveness::Created);
     let case = case.memory(|m| m.absent_for = Some(OVER));
-    assert_acts(case, Action::Perform(2));
+    assert_acts(case, Action::Record(Change::Again));
 }
 
 #[test]
