@@ -31,6 +31,8 @@ pub struct ClaimRequest {
     pub source: String,
     /// Only an agent of this kind, `openclaw` or `hermes`.
     pub runtime: Option<String>,
+    /// The AgentClaim that this claim serves, by name: kept in `spec.claim.ref`, so that a successor finds the agent.
+    pub reference: Option<String>,
 }
 
 /// An agent handed out.

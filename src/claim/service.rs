@@ -351,7 +351,7 @@ impl Inner {
                 key: INSTRUCTIONS_KEY.to_owned(),
             }),
             join_url: run.request.join_url.clone(),
-            reference: None,
+            reference: run.request.reference.clone(),
             source: Some(run.request.source.clone()),
         }
     }

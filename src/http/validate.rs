@@ -62,6 +62,7 @@ pub fn claim_request(
         metadata,
         source,
         runtime,
+        reference: None,
     })
 }
 

@@ -159,6 +159,7 @@ fn a_full_body_comes_through() {
         metadata: Some(BTreeMap::from([("k".into(), "v".into())])),
         source: "landing".into(),
         runtime: Some("hermes".into()),
+        reference: None,
     };
     assert_eq!(claim(json!({}), "staging", &body), Ok(want));
 }

@@ -504,6 +504,7 @@ async fn claim(
         metadata: None,
         source: "api".to_owned(),
         runtime: None,
+        reference: None,
     };
     let answer = operator.claim(&pool, request).await?;
     if let Ok(answer) = &answer {
