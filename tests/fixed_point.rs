@@ -350,7 +350,7 @@ impl World {
                 self.let_go = true;
                 return false;
             }
-            Action::Delete | Action::Observe => {
+            Action::Delete | Action::Observe | Action::Reset | Action::PutBack => {
                 panic!("not in this world: {decision:?}")
             }
         }

@@ -128,6 +128,8 @@ reasons! {
     Busy,
     /// The claim failed; the agent is replaced.
     ClaimFailed,
+    /// The claim failed; the agent is reset and watched before it goes back.
+    Settling,
     /// A claim's process died; the agent is replaced.
     ClaimInterrupted,
     /// A step of the creation failed for good.

@@ -110,6 +110,12 @@ impl Candidates {
         Some(chosen)
     }
 
+    /// Whether the watch still shows this instance.
+    pub fn knows(&self, instance: &AgentInstance) -> bool {
+        let known = self.instances.get(&ObjectRef::from_obj(instance));
+        known.is_some_and(|k| k.metadata.uid == instance.metadata.uid)
+    }
+
     /// Gives a candidate back: it is not tried again before the watch shows it in a newer version.
     pub fn drop_stale(&self, instance: &AgentInstance) {
         self.used(|used| {

@@ -3,7 +3,9 @@
 //! May use `api`, `domain`, `k8s`, `runtime` and the provider's trait. It needs no leader: every replica claims.
 
 pub mod cache;
+mod reserve;
 pub mod service;
+mod settle;
 pub mod stock;
 
 use std::collections::BTreeMap;

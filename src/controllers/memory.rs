@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::api::agent_instance::AgentInstance;
 use crate::clock::Monotonic;
+use crate::domain::instance::outcome;
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::view::Memory;
 use crate::domain::plan::Trouble;
@@ -220,7 +221,9 @@ fn signature(instance: &AgentInstance) -> String {
         return wake;
     }
     let Some(operation) = &status.operation else {
-        return String::new();
+        // Of a claim that ended without a user: since when it is settled.
+        let outcome = outcome::of(instance).filter(|o| !o.is_handed_out());
+        return outcome.map(|o| o.as_str().to_owned()).unwrap_or_default();
     };
     let step = usize::try_from(operation.index)
         .ok()

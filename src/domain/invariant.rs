@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use super::agent::{Dialect, Probe};
-use super::instance::decide::{Action, Change, Decision, Judgement, TWICE_APART};
+use super::instance::decide::{Action, Change, Decision, Judgement, QUARANTINE, TWICE_APART};
+use super::instance::outcome::{self, Outcome as Recorded};
 use super::instance::phase::{self, Phase};
 use super::instance::status::is_adopting;
 use super::instance::view::{Listed, View};
@@ -43,6 +44,14 @@ pub fn broken(view: &View<'_>, decision: &Decision) -> Vec<&'static str> {
         ("a sleeper is woken under a permit only", awake),
         ("the crashed come back with their conversation", revived),
         ("a judgement fits what it judges", fitting),
+        (
+            "only a failed claim's agent is reset, and only a clean one goes back",
+            resettable,
+        ),
+        (
+            "an interrupted join is kept on the agent's own word",
+            joined,
+        ),
         ("a verdict stays", final_verdict),
         ("a failed probe alone judges nothing", not_by_silence),
         ("nothing is read or sent twice in a pass", progress),
@@ -81,10 +90,52 @@ fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
     }
     match view.phase() {
         Phase::Claiming => view.memory.claim_known_for >= view.limits.claim_deadline,
+        // Of a claim that ended without a user.
+        Phase::Provisioning if failed_claim(view) => true,
         Phase::Tainted | Phase::Dead => !phase::is_handed_out(view.instance),
         Phase::Idle | Phase::Provisioning => view.instance.spec.claim.is_none(),
         _ => view.instance.spec.claim.is_none() && view.phase() == Phase::Sleeping,
     }
+}
+
+/// The claim's own process recorded that the agent was not handed out, and that it is to be reset.
+fn failed_claim(view: &View<'_>) -> bool {
+    matches!(
+        outcome::of(view.instance),
+        Some(Recorded::Failed | Recorded::Settling)
+    )
+}
+
+/// Nobody's agent is reset but one whose claim is recorded as failed; never one that may have a live user.
+fn resettable(view: &View<'_>, decision: &Decision) -> bool {
+    let resets = decision.action == Action::Reset;
+    let settles = matches!(
+        decision.action,
+        Action::Record(Change::Settling) | Action::PutBack
+    );
+    let clean = matches!(&view.evidence.probe, Some(Probe::Answered { status, .. })
+        if status.clean == Some(true) && status.conversation.is_none() && !status.pending);
+    let watched = view.memory.step_known_for >= QUARANTINE;
+    let recorded = outcome::of(view.instance);
+    (!resets || (recorded == Some(Recorded::Failed) && view.evidence.reset.is_none()))
+        && (!settles || clean)
+        && (decision.action != Action::PutBack || (recorded == Some(Recorded::Settling) && watched))
+}
+
+/// A claim that nobody ended is somebody's only if it was to join, its deadline is over and the agent shows where it is.
+fn joined(view: &View<'_>, decision: &Decision) -> bool {
+    let Action::Record(Change::Joined(conversation)) = &decision.action else {
+        return true;
+    };
+    let claim = view.instance.spec.claim.as_ref();
+    let shown = match &view.evidence.probe {
+        Some(Probe::Answered { status, .. }) => status.conversation.as_ref(),
+        _ => None,
+    };
+    claim.is_some_and(|c| c.join_url.is_some())
+        && outcome::of(view.instance).is_none()
+        && view.memory.claim_known_for >= view.limits.claim_deadline
+        && shown == Some(conversation)
 }
 
 fn unprotected(view: &View<'_>, decision: &Decision) -> bool {
@@ -246,6 +297,10 @@ fn fitting(view: &View<'_>, decision: &Decision) -> bool {
         Phase::Provisioning | Phase::Idle => false,
         // Still crashed, for another reason.
         Phase::Crashed => return *judgement == Judgement::Crashed,
+        // What a claim found.
+        Phase::Claiming => {
+            return *judgement == Judgement::Tainted && outcome::of(view.instance).is_some();
+        }
         _ => return false,
     };
     // Somebody's agent of which nothing is known but what the provider says of it.
@@ -300,7 +355,9 @@ fn not_by_silence(view: &View<'_>, decision: &Decision) -> bool {
             | Reason::UnknownConversation
             | Reason::WrongRuntime
     );
-    !(silent && judged && by_the_agent)
+    // What a claim recorded is its own evidence, whatever the agent says now.
+    let found_by_a_claim = view.phase() == Phase::Claiming && outcome::of(view.instance).is_some();
+    !(silent && judged && by_the_agent) || found_by_a_claim
 }
 
 /// What there is evidence of is not asked for again, so that a pass ends.

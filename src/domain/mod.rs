@@ -10,6 +10,7 @@ pub mod invariant;
 pub mod plan;
 pub mod pool;
 pub mod resource;
+pub mod settlement;
 pub mod sweep;
 pub mod template;
 pub mod token;

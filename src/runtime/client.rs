@@ -329,6 +329,16 @@ impl AgentRuntime for HttpRuntime {
         };
         outcome(&reply, dialect, call.join_url.is_some(), text)
     }
+
+    async fn reset(&self, agent: &Agent, limit: Duration) -> bool {
+        let request = Request {
+            path: pool_server::RESET,
+            body: Some(&Value::Object(serde_json::Map::new())),
+            limit,
+        };
+        let answer = self.send(self.claims.as_ref(), agent, request).await;
+        matches!(answer, Answer::Reply(reply) if reply.is_success())
+    }
 }
 
 /// The classes of a claim's outcome. Pure.

@@ -46,4 +46,8 @@ pub trait AgentRuntime: Send + Sync {
         call: &ClaimCall,
         limit: Duration,
     ) -> ClaimOutcome;
+
+    /// Asks a managed agent to forget everything of a failed claim; whether it says that it did. Never for a gateway, whose
+    /// reset makes a conversation.
+    async fn reset(&self, agent: &Agent, limit: Duration) -> bool;
 }

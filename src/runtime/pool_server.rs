@@ -10,6 +10,8 @@ use super::wire::{Reply, error_text};
 pub const HEALTH: &str = "/pool/health";
 /// Creates or joins, with up to 30 attempts of its own.
 pub const PROVISION: &str = "/pool/provision";
+/// Forgets the conversation and what belongs to it; answered by the runtime behind the wrapper.
+pub const RESET: &str = "/convos/reset";
 
 /// Path and body of a claim. The network is not among it: the runtime's own variable rules.
 pub fn claim(call: &ClaimCall) -> (&'static str, Value) {

@@ -37,6 +37,8 @@ use observe::Surroundings;
 const ROUNDS: usize = 32;
 /// Time limit of a probe, health and status each.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Time limit of a reset (contract of the agents, section 8).
+const RESET_LIMIT: Duration = Duration::from_secs(15);
 /// The same of the probe that wakes a sleeper.
 const WAKING_PROBE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -129,6 +131,16 @@ async fn act(
         }
         Action::Observe => send::observe(object, around, evidence, ctx).await,
         Action::Destroy => send::destroy(object, around, evidence, ctx).await,
+        Action::Reset => {
+            evidence.reset = Some(send::reset(object, around, ctx).await);
+            Ok(Next::Again)
+        }
+        Action::PutBack => {
+            *object = patch::release(&around.api, object).await?;
+            tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "put back", "{}", decision.message);
+            *evidence = Evidence::default();
+            Ok(Next::Again)
+        }
         Action::Delete => {
             record(object, around, evidence, decision, ctx).await?;
             match patch::delete_as_read(&around.api, object).await {

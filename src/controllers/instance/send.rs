@@ -10,8 +10,9 @@ use super::super::fleet::Snapshot;
 use super::super::memory::Renames;
 use super::observe::Surroundings;
 use super::variables::{inputs, shared_key, token};
-use super::{Next, PROBE_LIMIT, WAKING_PROBE_LIMIT};
+use super::{Next, PROBE_LIMIT, RESET_LIMIT, WAKING_PROBE_LIMIT};
 use crate::api::agent_instance::AgentInstance;
+use crate::api::agent_pool::DialectChoice;
 use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
 use crate::domain::backoff::{self, Call};
@@ -189,6 +190,33 @@ pub(super) async fn perform(
     }
 }
 
+/// The agent behind an instance, with what it takes to talk to it. Err: why it cannot be talked to.
+async fn agent(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Result<Agent, String> {
+    let url = object.status.as_ref().and_then(|s| s.url.clone());
+    let (Some(url), Some(template)) = (url, around.template.as_ref()) else {
+        return Err("the agent has no address yet".to_owned());
+    };
+    let token = token(object, template, ctx).await.map_err(|t| t.message)?;
+    let shared_key = shared_key(object, template, ctx)
+        .await
+        .map_err(|t| t.message)?;
+    Ok(Agent {
+        url,
+        token,
+        shared_key,
+    })
+}
+
+/// Whether the agent says that it was reset.
+pub(super) async fn reset(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> bool {
+    let done = match agent(object, around, ctx).await {
+        Ok(agent) => ctx.runtime.reset(&agent, RESET_LIMIT).await,
+        Err(_) => false,
+    };
+    tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "reset", ok = done, "reset after a failed claim");
+    done
+}
+
 pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Probe {
     // A wake's permit is used up before the call, like a step's.
     let wakes = ctx.memories.with(object, |m| {
@@ -201,40 +229,21 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
     } else {
         PROBE_LIMIT
     };
+    let agent = match agent(object, around, ctx).await {
+        Ok(agent) => agent,
+        Err(text) => return Probe::NotReady(text),
+    };
     let status = object.status.as_ref();
-    let (Some(url), Some(template)) =
-        (status.and_then(|s| s.url.clone()), around.template.as_ref())
-    else {
-        return Probe::NotReady("the agent has no address yet".to_owned());
-    };
-    let (token, shared) = match (
-        token(object, template, ctx).await,
-        shared_key(object, template, ctx).await,
-    ) {
-        (Ok(token), Ok(shared)) => (token, shared),
-        (Err(t), _) | (_, Err(t)) => return Probe::NotReady(t.message),
-    };
     let recorded = status
         .and_then(|s| s.runtime.as_ref())
         .and_then(|r| r.dialect.as_deref())
         .and_then(Dialect::parse);
-    let fixed = match template.runtime.dialect {
-        crate::api::agent_pool::DialectChoice::Auto => None,
-        crate::api::agent_pool::DialectChoice::PoolServer => Some(Dialect::PoolServer),
-        crate::api::agent_pool::DialectChoice::Gateway => Some(Dialect::Gateway),
+    let fixed = match around.template.as_ref().map(|t| t.runtime.dialect) {
+        None | Some(DialectChoice::Auto) => None,
+        Some(DialectChoice::PoolServer) => Some(Dialect::PoolServer),
+        Some(DialectChoice::Gateway) => Some(Dialect::Gateway),
     };
-    let probe = ctx
-        .runtime
-        .probe(
-            &Agent {
-                url,
-                token,
-                shared_key: shared,
-            },
-            recorded.or(fixed),
-            limit,
-        )
-        .await;
+    let probe = ctx.runtime.probe(&agent, recorded.or(fixed), limit).await;
     let now = ctx.clock.monotonic();
     let expected = status
         .and_then(|s| s.claim.as_ref())

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
+use super::outcome;
 use super::view::{Evidence, Limits, Listed, Memory, View};
 use crate::api::AgentInstance;
 use crate::api::condition::Reason;
@@ -291,6 +292,22 @@ pub fn claimed() -> Case {
 pub fn pending() -> Case {
     let mut case = with_outcome("Pending", None);
     case.name = "pending".into();
+    case
+}
+
+/// A claim that was to join a conversation.
+pub fn joining() -> Case {
+    let mut case = claiming();
+    let claim = case.instance.spec.claim.as_mut().unwrap();
+    claim.join_url = Some("https://dev.convos.org/v2?i=x".into());
+    case.name = "joining".into();
+    case
+}
+
+/// Of which a claim recorded that it was not handed out, and why.
+pub fn rejected(outcome: outcome::Outcome) -> Case {
+    let mut case = with_outcome(outcome.as_str(), None);
+    case.name = outcome.as_str().into();
     case
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::outcome::{self, Outcome};
 use crate::api::agent_instance::{
     AgentInstance, AgentInstanceSpec, AgentInstanceStatus, ReleaseMode,
 };
@@ -116,10 +117,6 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Outcome word of a bound claim in `status.claim.outcome`.
-pub const OUTCOME_BOUND: &str = "Bound";
-/// Outcome word of a claim that waits for acceptance.
-pub const OUTCOME_PENDING: &str = "Pending";
 /// Provider state word of an agent that sleeps.
 pub const STATE_SLEEPING: &str = "Sleeping";
 /// Provider state word of an agent in stock that we woke and that has not answered since.
@@ -156,14 +153,15 @@ pub fn phase(
     match &spec.claim {
         // Status lost (restored from a backup): somebody's agent until the opposite is known.
         Some(_) if status.and_then(|s| s.turn).is_none() => Phase::Claimed,
-        Some(claim) => match status
-            .and_then(|s| s.claim.as_ref())
-            .filter(|c| c.id == claim.id)
-        {
-            Some(done) if done.outcome == OUTCOME_PENDING => Phase::PendingAcceptance,
-            Some(_) if asleep => Phase::Sleeping,
-            Some(_) => Phase::Claimed,
-            None => Phase::Claiming,
+        Some(claim) => match outcome::recorded(claim, status) {
+            Some(Outcome::Pending) => Phase::PendingAcceptance,
+            Some(Outcome::Bound) if asleep => Phase::Sleeping,
+            Some(Outcome::Bound) => Phase::Claimed,
+            // Expected back in stock.
+            Some(Outcome::Failed | Outcome::Settling) => Phase::Provisioning,
+            // Judged at the next look.
+            Some(Outcome::Busy | Outcome::BadToken | Outcome::WrongRuntime | Outcome::NotClean)
+            | None => Phase::Claiming,
         },
         None if asleep && proven => Phase::Sleeping,
         None if proven => Phase::Idle,
@@ -192,9 +190,7 @@ pub fn is_protected(instance: &AgentInstance) -> bool {
 
 /// Whether a claim was answered with it: somebody may be in a conversation with it, whatever it says now.
 pub fn is_handed_out(instance: &AgentInstance) -> bool {
-    let claim = instance.spec.claim.as_ref();
-    let recorded = instance.status.as_ref().and_then(|s| s.claim.as_ref());
-    claim.is_some_and(|claim| recorded.is_some_and(|r| r.id == claim.id))
+    outcome::of(instance).is_some_and(Outcome::is_handed_out)
 }
 
 /// Whether a claim may take it.

@@ -5,6 +5,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::{Action, CLAIMING_SHOWN_AFTER, Change, Decision};
+use super::outcome::{self, Outcome};
 use super::phase::{self, Phase};
 use super::view::{Listed, View};
 use crate::api::agent_instance::{
@@ -238,6 +239,12 @@ fn record(
             provider.state = Some(Liveness::Running.as_str().to_owned());
         }
         Change::Revive => new.verdict = None,
+        Change::Joined(conversation) => new.claim = joined(view, conversation, given.now),
+        Change::Settling => {
+            if let Some(claim) = &mut new.claim {
+                claim.outcome = Outcome::Settling.as_str().to_owned();
+            }
+        }
         Change::Judge(judgement) => {
             new.verdict = Some(Verdict {
                 state: judgement.as_str().to_owned(),
@@ -247,6 +254,21 @@ fn record(
             });
         }
     }
+}
+
+/// What the claim's own process would have recorded of a join.
+fn joined(view: &View<'_>, conversation: &str, now: jiff::Timestamp) -> Option<ClaimStatus> {
+    let claim = view.instance.spec.claim.as_ref()?;
+    Some(ClaimStatus {
+        id: claim.id.clone(),
+        outcome: Outcome::Bound.as_str().to_owned(),
+        conversation_id: Some(conversation.to_owned()),
+        invite_url: claim.join_url.clone(),
+        invite_slug: None,
+        joined: true,
+        claimed_at: Some(Time(now)),
+        source_branch: None,
+    })
 }
 
 /// A step that had to be sent was never done: nobody can have used the agent, and the rest is a creation.
@@ -339,28 +361,33 @@ fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
     }
 }
 
-/// The status of an instance whose claim was bound (or waits): what the claim service records.
+/// The status of an instance of which a claim records what came of it.
 pub fn claimed(
     instance: &AgentInstance,
     claim: ClaimStatus,
+    text: &str,
     now: jiff::Timestamp,
 ) -> AgentInstanceStatus {
     let mut new = instance.status.clone().unwrap_or_default();
-    let pending = claim.outcome == phase::OUTCOME_PENDING;
+    let outcome = outcome::parse(&claim.outcome);
     new.claim = Some(claim);
     let phase = phase::phase(&instance.spec, Some(&new), false);
     new.phase = Some(phase.as_str().to_owned());
-    let (reason, message) = if pending {
-        (Reason::PendingAcceptance, "joined; a person has to accept")
-    } else {
-        (Reason::Claimed, "in use")
+    let reason = match outcome {
+        Outcome::Bound => Reason::Claimed,
+        Outcome::Pending => Reason::PendingAcceptance,
+        Outcome::Busy => Reason::Busy,
+        Outcome::BadToken => Reason::BadToken,
+        Outcome::WrongRuntime => Reason::WrongRuntime,
+        Outcome::NotClean => Reason::NotClean,
+        Outcome::Failed | Outcome::Settling => Reason::Settling,
     };
     set_condition(
         &mut new.conditions,
         ConditionType::Ready,
         readiness(phase),
         reason,
-        message,
+        cut(text, 1000),
         instance.metadata.generation,
         now,
     );

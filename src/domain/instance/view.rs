@@ -37,6 +37,8 @@ pub struct Evidence {
     pub presence: Option<Presence>,
     /// What asking for removal came to.
     pub removal: Option<Presence>,
+    /// Whether the agent says that it was reset.
+    pub reset: Option<bool>,
     /// The call that failed in this pass, if one did.
     pub trouble: Option<Trouble>,
 }

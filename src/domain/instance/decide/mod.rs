@@ -4,6 +4,7 @@
 //! does it and asks again with the new evidence; after a record it asks again with the object as the API server
 //! returned it. So every irreversible action is preceded by a decision on what is recorded.
 
+mod claiming;
 mod provisioning;
 mod removal;
 mod restored;
@@ -13,6 +14,7 @@ mod verify;
 
 use std::time::Duration;
 
+use super::outcome;
 use super::phase::{self, Phase};
 use super::status::is_adopting;
 use super::view::{Listed, View};
@@ -24,13 +26,15 @@ use crate::domain::backoff;
 use crate::domain::plan::{Class, Facts, Outcome, Repeat, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::{Liveness, Presence};
 
+pub use claiming::{ASK_AFTER_DEADLINE, QUARANTINE, QUARANTINE_GRACE, QUARANTINE_POLL};
+use claiming::{claiming, rejected};
 pub use provisioning::{current, progress_poll};
 use provisioning::{done, provisioning, troubled};
 use removal::removal;
 pub use restored::is_adopted;
 use restored::status_lost;
 use sleep::asleep;
-use stock::{claimed, claiming, crashed, idle};
+use stock::{claimed, crashed, idle};
 use verify::{dead_at_the_provider, missing, verify};
 
 /// Two looks that are to prove something are at least this far apart.
@@ -64,6 +68,10 @@ pub enum Action {
     Observe,
     /// Ask the provider to remove the resource.
     Destroy,
+    /// Reset the agent: of a failed claim, which nobody was given it for.
+    Reset,
+    /// Clear the claim and raise the turn: the agent is proven anew.
+    PutBack,
     /// Delete the object, if it is still as it was judged.
     Delete,
     /// Let the object go.
@@ -93,6 +101,10 @@ pub enum Change {
     Judge(Judgement),
     /// A crashed agent runs again and shows its conversation: it is in use as before.
     Revive,
+    /// An interrupted join has happened: the agent is in use in this conversation.
+    Joined(String),
+    /// A failed claim's agent was reset and is clean: it is watched.
+    Settling,
 }
 
 /// The judgements that stay.
@@ -178,6 +190,9 @@ fn judged_by_situation(view: &View<'_>) -> Decision {
     }
     if let Some(verdict) = instance.status.as_ref().and_then(|s| s.verdict.as_ref()) {
         return judged(view, &verdict.state, &verdict.reason, &verdict.message);
+    }
+    if let Some(rejected) = outcome::of(instance).and_then(|o| rejected(view, o)) {
+        return rejected;
     }
     match view.phase() {
         Phase::Claiming => claiming(view),

@@ -1,4 +1,4 @@
-//! An instance in stock, reserved or in use.
+//! An instance in stock or in use.
 
 use super::*;
 
@@ -88,39 +88,6 @@ fn running_at_the_provider(view: &View<'_>) -> bool {
     }
 }
 
-pub(super) fn claiming(view: &View<'_>) -> Decision {
-    let age = view.memory.claim_known_for;
-    // The claim's own process has the whole deadline; a little more, so that its last write is over.
-    let limit = view.limits.claim_deadline + TWICE_APART;
-    if age >= limit && phase::is_protected(view.instance) {
-        return decision(
-            Action::Wait,
-            Reason::ClaimInterrupted,
-            "nobody recorded what came of the claim within its deadline; kept, because it is protected",
-            view.limits.tick,
-        );
-    }
-    if age >= limit {
-        return decision(
-            Action::Delete,
-            Reason::ClaimInterrupted,
-            "nobody recorded what came of the claim within its deadline: the agent is replaced",
-            view.limits.tick,
-        );
-    }
-    let next = if age < CLAIMING_SHOWN_AFTER {
-        CLAIMING_SHOWN_AFTER - age
-    } else {
-        limit - age
-    };
-    decision(
-        Action::Wait,
-        Reason::Claiming,
-        "a claim is in flight",
-        next.max(Duration::from_millis(50)),
-    )
-}
-
 pub(super) fn claimed(view: &View<'_>) -> Decision {
     let status = view.instance.status.as_ref();
     let lost = status.and_then(|s| s.turn).is_none();
@@ -176,7 +143,7 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
         );
     }
     let recorded = status.and_then(|s| s.claim.as_ref());
-    if recorded.is_some_and(|c| c.outcome == phase::OUTCOME_PENDING) {
+    if outcome::of(view.instance) == Some(outcome::Outcome::Pending) {
         return decision(
             Action::Wait,
             Reason::PendingAcceptance,

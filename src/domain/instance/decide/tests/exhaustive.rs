@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::super::super::fixture::*;
+use super::super::super::outcome;
 use super::super::super::view::{Evidence, Memory};
 use super::super::{CLAIMING_SHOWN_AFTER, TWICE_APART, UNBOUND_APART};
 use crate::api::condition::Reason;
@@ -76,6 +77,7 @@ fn in_stock_or_use() -> Vec<Case> {
         waking(),
         woken_before(),
         claiming(),
+        joining(),
         claimed(),
         asleep(claimed()),
         pending(),
@@ -83,6 +85,9 @@ fn in_stock_or_use() -> Vec<Case> {
         adopted(),
     ] {
         all.extend([case.clone(), case.protected()]);
+    }
+    for word in outcome::Outcome::ALL {
+        all.extend([rejected(word), rejected(word).protected()]);
     }
     for case in [idle(), claiming(), claimed()] {
         all.extend([
@@ -174,6 +179,15 @@ fn evidences() -> Vec<(Evidence, Option<Seen>)> {
             probe: Some(probe),
             ..none()
         });
+    }
+    for reset in [false, true] {
+        for probe in [None, Some(bound_to(None)), Some(bound_to(Some("c2")))] {
+            all.push(Evidence {
+                reset: Some(reset),
+                probe,
+                ..none()
+            });
+        }
     }
     for presence in presences {
         all.push(Evidence {

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod building;
+mod claiming;
 mod exhaustive;
 mod restored;
 mod returning;
