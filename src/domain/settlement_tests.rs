@@ -144,7 +144,8 @@ fn every_way_through_keeps_the_contract() {
         for check in probes() {
             for outcome in outcomes() {
                 for look in probes() {
-                    let (sent, settlement) = run(&terms, &check, &outcome, &[look.clone()]);
+                    let (sent, settlement) =
+                        run(&terms, &check, &outcome, std::slice::from_ref(&look));
                     holds(&terms, &check, &outcome, &look, &sent, &settlement);
                     ways += 1;
                 }

@@ -29,6 +29,7 @@ mod railway;
 mod schema;
 mod settings;
 mod settings_railway;
+mod settlement;
 mod spine;
 mod start;
 mod states;

@@ -173,16 +173,24 @@ impl Simulator {
         self.set("railway", json!({"force": [change]})).await;
     }
 
-    /// What must hold of any run: no conversation was made twice for a claim, no instance was called twice, no reset
-    /// was sent.
+    /// What must hold of any run: no instance was called twice but after a refusal, and none was reset.
     pub async fn check_invariants(&self) {
+        self.check_calls().await;
         let ledger = self.ledger().await;
         for (id, instance) in ledger["instances"].as_object().unwrap() {
+            assert_eq!(instance["resets"], 0, "instance {id} was reset: {instance}");
+        }
+    }
+
+    /// The same where the pool wants agents of failed claims reset.
+    pub async fn check_calls(&self) {
+        let ledger = self.ledger().await;
+        for (id, instance) in ledger["instances"].as_object().unwrap() {
+            let number = |key: &str| instance[key].as_i64().unwrap();
             assert!(
-                instance["claimCalls"].as_i64().unwrap() <= 1,
+                number("claimCalls") - number("claimsRefused") <= 1,
                 "instance {id} saw two claim calls: {instance}"
             );
-            assert_eq!(instance["resets"], 0, "instance {id} was reset: {instance}");
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Account {
     pub requests: u64,
     /// Claim calls that came in (create, join, provision).
     pub claim_calls: u64,
+    /// Those of them that were refused as such: nothing was done.
+    pub claims_refused: u64,
     /// Conversations it made.
     pub conversations: Vec<Value>,
     /// Every time it was bound to a conversation.
@@ -131,6 +133,7 @@ impl Ledger {
 fn account_json(a: &Account) -> Value {
     json!({
         "service": a.service, "hosts": a.hosts, "requests": a.requests, "claimCalls": a.claim_calls,
+        "claimsRefused": a.claims_refused,
         "conversationsMade": a.conversations.len(), "conversations": a.conversations,
         "binds": a.binds, "resets": a.resets, "restarts": a.restarts, "exits": a.exits,
         "callbacks": a.callbacks,

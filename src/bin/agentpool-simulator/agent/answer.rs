@@ -19,8 +19,25 @@ enum Before {
     Instead(Reply, bool),
 }
 
-/// Answers one request. The work goes on when the caller hangs up.
+/// Statuses that refuse a claim call as such: nothing was done (runtime.md 7.1).
+const REFUSED: [u64; 8] = [400, 401, 403, 404, 405, 413, 422, 503];
+
+/// Answers one request, and keeps the books of refused claim calls.
 pub async fn answer(sim: &Arc<Sim>, id: &str, request: &Request) -> Reply {
+    let account = sim.world().agents.all.get(id).map(|a| a.account.clone());
+    let reply = reply(sim, id, request).await;
+    let refused = reply
+        .status()
+        .as_u64()
+        .is_some_and(|s| REFUSED.contains(&s));
+    if let Some(account) = account.filter(|_| refused && is_claim(request)) {
+        sim.world().ledger.account(&account).claims_refused += 1;
+    }
+    reply
+}
+
+/// The work goes on when the caller hangs up.
+async fn reply(sim: &Arc<Sim>, id: &str, request: &Request) -> Reply {
     let now = sim.clock.now();
     let path = request.path().to_owned();
     let (before, twice, generation) = {

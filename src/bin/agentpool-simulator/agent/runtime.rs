@@ -298,12 +298,22 @@ async fn join_work(sim: &Arc<Sim>, id: &str, child: u64, url: &str) -> Answer {
     let pending = PENDING.iter().find_map(|kind| fault(sim, id, kind));
     let (takes, wait) = (draw(sim, id, "join"), draw(sim, id, "joinWait"));
     mark_dirty(sim, id);
+    let dies = fault(sim, id, "dieClaiming");
+    if let Some(death) = dies.as_ref().filter(|d| d["at"] != "after") {
+        sim.clock.sleep(takes / 2).await;
+        die(sim, id, death["code"].as_i64().unwrap_or(1) as i32);
+        return GONE;
+    }
     sim.clock.sleep(takes.min(wait)).await;
     if pending.is_none() && takes <= wait {
         if !still(sim, id, child) {
             return GONE;
         }
         let bound = accept(sim, id, url);
+        if let Some(death) = dies {
+            die(sim, id, death["code"].as_i64().unwrap_or(1) as i32);
+            return GONE;
+        }
         callbacks::attest(sim, id, &bound.inbox).await;
         return if still(sim, id, child) {
             (200, json!({"status": "joined", "conversationId": bound.id}))
