@@ -109,7 +109,16 @@ impl Call {
             .state
             .pools
             .get(&ObjectRef::new(&key.name).within(&key.namespace));
-        found.ok_or_else(|| ApiError::not_found(format!("Pool {key} not found")))
+        found.ok_or_else(|| self.no_pool(format!("Pool {key} not found")))
+    }
+
+    /// 404, once it is known which pools there are.
+    fn no_pool(&self, message: impl Into<String>) -> ApiError {
+        if self.state.ready.waiting().is_empty() {
+            ApiError::not_found(message)
+        } else {
+            ApiError::starting()
+        }
     }
 
     fn by_name(&self, name: &str) -> Result<Arc<AgentPool>, ApiError> {
@@ -119,7 +128,7 @@ impl Call {
             .state_filter(|p| p.metadata.name.as_deref() == Some(name));
         match (found.pop(), found.pop()) {
             (Some(one), None) => Ok(one),
-            (None, _) => Err(ApiError::not_found(format!("Pool {name} not found"))),
+            (None, _) => Err(self.no_pool(format!("Pool {name} not found"))),
             (Some(_), Some(_)) => Err(ApiError::not_found(format!(
                 "Several pools are called {name}: name one as <namespace>/{name}"
             ))),
@@ -133,9 +142,7 @@ impl Call {
         let mut all = self.state.pools.state();
         match (all.pop(), all.is_empty()) {
             (Some(one), true) => Ok(one),
-            (None, _) => Err(ApiError::not_found(
-                "There is no pool yet: create an AgentPool",
-            )),
+            (None, _) => Err(self.no_pool("There is no pool yet: create an AgentPool")),
             (Some(_), false) => Err(ApiError::not_found(
                 "There are several pools: name one with ?pool=<namespace>/<name>, or set --default-pool",
             )),

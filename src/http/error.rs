@@ -37,6 +37,8 @@ pub enum Code {
     Upstream,
     /// It goes on without an answer.
     StillRunning,
+    /// The process has only just begun.
+    Starting,
     /// A fault of ours.
     Internal,
 }
@@ -56,6 +58,7 @@ impl Code {
             Self::Paused => "paused",
             Self::Upstream => "upstream",
             Self::StillRunning => "still_running",
+            Self::Starting => "starting",
             Self::Internal => "internal",
         }
     }
@@ -105,6 +108,16 @@ impl ApiError {
     /// 404.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, message)
+    }
+
+    /// 503: a process that does not know the pools yet cannot say that one is not there.
+    pub fn starting() -> Self {
+        let text = "The API is starting. Try again in a few seconds.";
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Starting, text);
+        Self {
+            retry_after: Some(2),
+            ..error
+        }
     }
 
     /// 413 in the predecessor's words.

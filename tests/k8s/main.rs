@@ -25,6 +25,7 @@ mod leadership;
 mod lifecycle;
 mod parity;
 mod quiet;
+mod race;
 mod railway;
 mod schema;
 mod settings;

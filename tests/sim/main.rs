@@ -41,4 +41,5 @@ mod operator;
 mod process;
 mod roads;
 mod sample;
+mod settlement;
 mod traps;

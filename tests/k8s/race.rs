@@ -1,0 +1,425 @@
+//! Claims against everything at once: three API processes and two controllers of the built binary, killed and paused
+//! at random, agents with every fault of a claim at random, 64 callers. Each seed is printed and replays its choices.
+//!
+//! `AGENTPOOL_RACE_CLAIMS` (300), `AGENTPOOL_RACE_SEED` (by chance), `AGENTPOOL_RACE_PAUSE_SECONDS` (6): `make soak` runs
+//! it long.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use agentpool::domain::instance::phase::{Phase, phase_of};
+use futures::future::join_all;
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use super::http_calls::{bearer, host, service_id, text};
+use crate::support::operator::Operator;
+use crate::support::wait::until;
+use crate::support::world::{POOL, World};
+
+const CALLERS: usize = 64;
+const APIS: usize = 3;
+const CONTROLLERS: usize = 2;
+/// `claim.deadlineSeconds` of the pool.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// A claim's answer may be this late: a busy machine, and the last write.
+const MARGIN: Duration = Duration::from_secs(10);
+/// How long a caller asks again for want of stock.
+const PATIENCE: Duration = Duration::from_secs(300);
+const SETTLED: Duration = Duration::from_secs(180);
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
+}
+
+/// One call, from its caller's side.
+struct Told {
+    join_url: Option<String>,
+    /// Of a 200.
+    instance: Option<String>,
+    conversation: Option<String>,
+    waiting: bool,
+    took: Duration,
+    /// Status and code of the last answer, for the print.
+    word: String,
+}
+
+/// Callers that know what they were told.
+#[derive(Clone)]
+struct Callers {
+    apis: Arc<Mutex<Vec<String>>>,
+    next: Arc<AtomicUsize>,
+    answers: Arc<AtomicUsize>,
+    total: usize,
+    longest: Duration,
+    seed: u64,
+}
+
+impl Callers {
+    async fn run(self) -> Vec<Told> {
+        let http = Client::new();
+        let mut told = vec![];
+        loop {
+            let n = self.next.fetch_add(1, Ordering::Relaxed);
+            if n >= self.total {
+                return told;
+            }
+            let joins = n % 3 == 0;
+            let join_url =
+                joins.then(|| format!("https://dev.convos.org/v2?i=race{}x{n:020}", self.seed));
+            let body = match &join_url {
+                Some(url) => json!({"joinUrl": url}),
+                None => json!({"agentName": format!("Agent {n}"), "instructions": "Be kind."}),
+            };
+            told.push(self.one(&http, n, join_url, &body).await);
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// One claim, asked for again while there is no stock. A call that broke is not: without a key nobody could tell
+    /// what it did.
+    async fn one(&self, http: &Client, n: usize, join_url: Option<String>, body: &Value) -> Told {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let api = self.apis.lock().unwrap()[n % APIS].clone();
+            let began = Instant::now();
+            let request = http.post(format!("{api}/api/pool/claim"));
+            let request = request.header("authorization", bearer()).json(body);
+            let answer = request.timeout(self.longest).send().await;
+            let took = began.elapsed();
+            let (status, body): (u16, Value) = match answer {
+                Ok(answer) => {
+                    let status = answer.status().as_u16();
+                    (status, answer.json().await.unwrap_or_default())
+                }
+                // Nobody listens there: nothing was asked.
+                Err(e) if e.is_connect() => (503, Value::Null),
+                Err(_) => (0, Value::Null),
+            };
+            if status == 503 && Instant::now() < patience {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                continue;
+            }
+            let word = format!("{status} {}", body["code"].as_str().unwrap_or_default());
+            let body = if status == 200 { body } else { Value::Null };
+            let field = |key: &str| body[key].as_str().map(str::to_owned);
+            return Told {
+                join_url,
+                instance: field("instanceId"),
+                conversation: field("conversationId"),
+                waiting: body["waitingForAcceptance"] == true,
+                took,
+                word,
+            };
+        }
+    }
+}
+
+/// The faults of agents that claims meet, each with its share of calls. Not those that bind an agent anew after it has
+/// answered (a request doubled on its way, an attempt that the wrapper gave up): they are in `settlement`.
+async fn arm(world: &World) {
+    let route = "/pool/provision";
+    let on = |kind: &str| json!({"kind": kind, "route": route});
+    for (share, fault) in [
+        (0.02, json!({"kind": "create500Before"})),
+        (0.01, json!({"kind": "create500After"})),
+        (0.01, json!({"kind": "join500"})),
+        (0.01, json!({"kind": "boundInBetween"})),
+        (0.02, json!({"kind": "dieClaiming", "at": "before"})),
+        (0.02, json!({"kind": "dieClaiming", "at": "after"})),
+        (0.02, json!({"kind": "flappingHealth"})),
+        (0.02, on("halfAnswer")),
+        (0.02, on("badJson")),
+        (0.02, on("missingFields")),
+        (0.01, on("hang")),
+        (
+            0.02,
+            json!({"kind": "reset", "route": route, "at": "before"}),
+        ),
+        (
+            0.02,
+            json!({"kind": "reset", "route": route, "at": "middle"}),
+        ),
+        (
+            0.02,
+            json!({"kind": "reset", "route": route, "at": "after"}),
+        ),
+        (
+            0.02,
+            json!({"kind": "gateway502", "route": route, "applied": true}),
+        ),
+        (
+            0.02,
+            json!({"kind": "gateway502", "route": "/convos/status"}),
+        ),
+        (0.02, json!({"kind": "htmlStatus"})),
+    ] {
+        let rule = json!({"when": {"probability": share}, "fault": fault});
+        world.sim.fault("agents", rule).await;
+    }
+}
+
+/// The processes, which are killed and paused until the callers are done.
+struct Chaos {
+    processes: Vec<(&'static str, Operator)>,
+    apis: Arc<Mutex<Vec<String>>>,
+    rng: fastrand::Rng,
+    longest: Duration,
+    killed: usize,
+    paused: usize,
+}
+
+impl Chaos {
+    fn start(world: &World, apis: &Arc<Mutex<Vec<String>>>, seed: u64, longest: Duration) -> Self {
+        let roles = [vec!["api"; APIS], vec!["controller"; CONTROLLERS]].concat();
+        let start = |role| (role, Operator::start(role, &world.environment(&[])));
+        let processes: Vec<_> = roles.into_iter().map(start).collect();
+        *apis.lock().unwrap() = processes[..APIS]
+            .iter()
+            .map(|(_, o)| o.api.clone())
+            .collect();
+        Self {
+            processes,
+            apis: apis.clone(),
+            rng: fastrand::Rng::with_seed(seed),
+            longest,
+            killed: 0,
+            paused: 0,
+        }
+    }
+
+    /// A blow for every so many answers: a slow machine is not hit more often for it.
+    async fn run(mut self, world: &World, answers: &AtomicUsize, over: &AtomicBool) -> Self {
+        let mut next = 0;
+        loop {
+            next += self.rng.usize(15..30);
+            while answers.load(Ordering::Relaxed) < next {
+                if over.load(Ordering::Relaxed) {
+                    return self;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // Without a leader nothing is refilled: the controllers less often.
+            let among = if self.rng.u8(..4) == 0 {
+                APIS..APIS + CONTROLLERS
+            } else {
+                0..APIS
+            };
+            let n = self.rng.usize(among);
+            if self.rng.u8(..3) == 0 {
+                self.pause(n, over).await;
+            } else {
+                self.kill(n, world);
+            }
+        }
+    }
+
+    fn kill(&mut self, n: usize, world: &World) {
+        let (role, operator) = &mut self.processes[n];
+        operator.kill();
+        *operator = Operator::start(role, &world.environment(&[]));
+        if n < APIS {
+            self.apis.lock().unwrap()[n] = operator.api.clone();
+        }
+        self.killed += 1;
+    }
+
+    /// Stands still, longer than a term: a paused leader wakes as a stale one.
+    async fn pause(&mut self, n: usize, over: &AtomicBool) {
+        let until = Instant::now() + self.longest.mul_f64(self.rng.f64());
+        self.processes[n].1.pause();
+        while Instant::now() < until && !over.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.processes[n].1.resume();
+        self.paused += 1;
+    }
+}
+
+/// acceptance: D15
+#[tokio::test(flavor = "multi_thread")]
+async fn claims_while_everything_dies_stalls_and_fails() {
+    let seed = setting("AGENTPOOL_RACE_SEED", fastrand::u64(..1_000_000));
+    let total = usize::try_from(setting("AGENTPOOL_RACE_CLAIMS", 300)).unwrap();
+    let pause = Duration::from_secs(setting("AGENTPOOL_RACE_PAUSE_SECONDS", 6));
+    println!(
+        "race: seed {seed}, {total} claims, pauses of up to {} s",
+        pause.as_secs()
+    );
+    let world = World::bare("race").await;
+    let apis = Arc::new(Mutex::new(vec![]));
+    let chaos = Chaos::start(&world, &apis, seed, pause);
+    let claims = json!({"deadlineSeconds": DEADLINE.as_secs(), "renameOnClaim": false});
+    let spec = json!({"minIdle": 30, "maxTotal": total * 4 + 100, "circuitBreaker": {"failures": 100},
+        "cleanupAfterSeconds": 60, "claim": claims});
+    world.create_pool(POOL, spec).await;
+    world.wait_idle(30).await;
+    let fast = json!({"defaults": {"create": [100, 3000], "join": [100, 5000]}});
+    world.sim.set("agents", fast).await;
+    arm(&world).await;
+
+    let answers: Arc<AtomicUsize> = Arc::default();
+    let callers = Callers {
+        apis,
+        next: Arc::default(),
+        answers: answers.clone(),
+        total,
+        longest: DEADLINE + pause + MARGIN,
+        seed,
+    };
+    let over = AtomicBool::new(false);
+    let claiming = async {
+        let told = join_all((0..CALLERS).map(|_| callers.clone().run())).await;
+        over.store(true, Ordering::Relaxed);
+        told.into_iter().flatten().collect::<Vec<Told>>()
+    };
+    let (told, chaos) = tokio::join!(claiming, chaos.run(&world, &answers, &over));
+    let mut words: BTreeMap<&str, usize> = BTreeMap::new();
+    for t in &told {
+        *words.entry(&t.word).or_default() += 1;
+    }
+    println!("race: answers {words:?}");
+    let answered = told.iter().filter(|t| t.instance.is_some()).count();
+    println!(
+        "race: {answered} of {} answered 200, {} kills, {} pauses",
+        told.len(),
+        chaos.killed,
+        chaos.paused
+    );
+    assert_eq!(told.len(), total);
+    assert!(
+        answered * 4 > total,
+        "so little came through that this shows nothing: {answered}"
+    );
+
+    for kind in ["agents", "railway"] {
+        world.sim.heal(kind).await;
+    }
+    until("no claim is left in flight", SETTLED, || async {
+        let all = world.list().await;
+        let open = all
+            .iter()
+            .filter(|i| phase_of(i) == Phase::Claiming)
+            .count();
+        (open == 0).then_some(())
+    })
+    .await;
+    nobody_was_shared(&told);
+    let late = told.iter().map(|t| t.took).max().unwrap_or_default();
+    assert!(
+        late <= DEADLINE + pause + MARGIN,
+        "an answer after {late:?}"
+    );
+    every_answer_stands(&world, &told).await;
+    one_agent_per_link(&world, &told).await;
+    idle_is_clean(&world).await;
+    world.sim.check_calls().await;
+    world.finish().await;
+}
+
+/// No agent and no conversation of a create was handed out twice.
+fn nobody_was_shared(told: &[Told]) {
+    let mut agents = BTreeSet::new();
+    let mut conversations = BTreeSet::new();
+    for t in told.iter().filter(|t| t.instance.is_some()) {
+        assert!(
+            agents.insert(t.instance.clone()),
+            "{:?} was handed out twice",
+            t.instance
+        );
+        assert!(
+            t.conversation.is_some() || t.waiting,
+            "{:?} without a conversation",
+            t.instance
+        );
+        if t.join_url.is_none() {
+            assert!(
+                conversations.insert(t.conversation.clone()),
+                "{:?}",
+                t.conversation
+            );
+        }
+    }
+}
+
+/// Who was told of an agent has it: recorded, and bound as was told.
+async fn every_answer_stands(world: &World, told: &[Told]) {
+    let (all, ledger) = (world.list().await, world.sim.ledger().await);
+    let agents = world.sim.state("agents").await["instances"].clone();
+    let by_id: HashMap<&str, _> = all.iter().map(|i| (i.spec.id.as_str(), i)).collect();
+    for t in told {
+        let Some(id) = &t.instance else { continue };
+        let instance = by_id
+            .get(id.as_str())
+            .unwrap_or_else(|| panic!("{id} was answered, and is gone"));
+        // Its agent may have died since, in which case it is kept as crashed; it is never anybody else's.
+        assert_eq!(
+            phase_of(instance),
+            Phase::Claimed,
+            "{id}: {:?}",
+            instance.status
+        );
+        let recorded = instance.status.as_ref().unwrap().claim.as_ref().unwrap();
+        assert_eq!(recorded.conversation_id, t.conversation, "{id}");
+        assert_eq!(
+            agents[host(instance)]["bound"],
+            json!(t.conversation),
+            "{id}"
+        );
+        let account = &ledger["instances"][service_id(instance)];
+        if t.join_url.is_none() {
+            let made = account["conversations"].as_array().unwrap();
+            assert!(
+                made.iter().any(|c| c["id"] == json!(t.conversation)),
+                "{id}: {account}"
+            );
+        }
+    }
+}
+
+/// Of the agents that ever joined a link's conversation no two were there at the same time.
+async fn one_agent_per_link(world: &World, told: &[Told]) {
+    let ledger = world.sim.ledger().await;
+    let links: usize = told.iter().filter(|t| t.join_url.is_some()).count();
+    let gone: BTreeMap<String, bool> = ledger["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|r| r["kind"] == "service")
+        .map(|r| (text(r, "id"), r["exists"] == false))
+        .collect();
+    let mut members: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (service, account) in ledger["instances"].as_object().unwrap() {
+        for bind in account["binds"].as_array().unwrap() {
+            let there = !gone.get(service).copied().unwrap_or(true);
+            if bind["by"] == "join" && there {
+                members
+                    .entry(text(bind, "id"))
+                    .or_default()
+                    .push(service.clone());
+            }
+        }
+    }
+    assert!(members.len() <= links);
+    for (conversation, services) in members {
+        assert_eq!(services.len(), 1, "{conversation} has several agents");
+    }
+}
+
+/// What is in stock is bound to nothing.
+async fn idle_is_clean(world: &World) {
+    let agents = world.sim.state("agents").await["instances"].clone();
+    for instance in world.in_phase(Phase::Idle).await {
+        let agent = &agents[host(&instance)];
+        assert!(
+            agent["bound"].is_null(),
+            "{} is in stock: {agent}",
+            instance.spec.id
+        );
+    }
+}
