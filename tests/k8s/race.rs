@@ -69,7 +69,7 @@ impl Callers {
             if n >= self.total {
                 return told;
             }
-            let joins = n % 3 == 0;
+            let joins = n.is_multiple_of(3);
             let join_url =
                 joins.then(|| format!("https://dev.convos.org/v2?i=race{}x{n:020}", self.seed));
             let body = match &join_url {
