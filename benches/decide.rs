@@ -56,6 +56,7 @@ fn steady<'a>(instance: &'a AgentInstance, evidence: &'a Evidence) -> View<'a> {
             ..Memory::default()
         },
         limits: Limits::default(),
+        now: jiff::Timestamp::UNIX_EPOCH,
     }
 }
 

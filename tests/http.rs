@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
+#[path = "http/callbacks.rs"]
+mod callbacks;
 #[path = "http/changes.rs"]
 mod changes;
 #[path = "http/claims.rs"]

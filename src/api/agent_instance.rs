@@ -52,6 +52,7 @@ use super::agent_pool::{SecretKeyRef, TokenKind};
     validation = Rule::new("!has(self.spec.claim) || has(oldSelf.spec.claim) || (has(self.status) && has(self.status.turn) && self.status.turn == self.spec.turn)").message("spec.claim can be set only while the instance is proven ready and clean for this turn (status.turn equals spec.turn): pick an instance in phase Idle").field_path(".spec.claim"),
     validation = Rule::new("!has(self.spec.claim) || !has(oldSelf.spec.claim) || self.spec.claim == oldSelf.spec.claim").message("a claim is never changed into another: delete the instance, or release it with spec.release, and claim another one").field_path(".spec.claim"),
     validation = Rule::new("!has(oldSelf.spec.claim) || has(self.spec.claim) || self.spec.turn > oldSelf.spec.turn").message("spec.claim is removed only together with a higher spec.turn, so that the agent is proven clean again before anybody else gets it").field_path(".spec.claim"),
+    validation = Rule::new("!has(self.spec.release) || self.spec.release.mode != 'Recycle' || !has(self.spec.provider) || self.spec.provider.kind != 'Railway' || (has(oldSelf.spec.release) && oldSelf.spec.release == self.spec.release)").message("Railway cannot restore an agent for its next user: release it with mode Destroy, and the pool makes another").field_path(".spec.release"),
     validation = Rule::new("!has(self.status) || !has(self.status.turn) || self.status.turn <= self.spec.turn").message("status.turn cannot be ahead of spec.turn").field_path(".status.turn")
 )]
 #[serde(rename_all = "camelCase")]

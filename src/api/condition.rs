@@ -94,6 +94,10 @@ reasons! {
     Claimed,
     /// Joined, waiting for a person to accept.
     PendingAcceptance,
+    /// Nobody accepted the join: not in time, or the agent gave it up.
+    NotAccepted,
+    /// Claimed for longer than its pool allows (`claim.maxLifetimeSeconds`).
+    Expired,
     /// Claimed, but the status was lost (restored from a backup); left alone.
     StatusLost,
     /// Found at the provider with our mark and without an AgentInstance, and perhaps in use: kept for a person.

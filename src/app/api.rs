@@ -21,7 +21,7 @@ use crate::claim::service::ClaimService;
 use crate::claim::stock::Stock;
 use crate::config::{API_KEY_VARIABLE, ApiConfig, ApiKeySource};
 use crate::domain::token::Purpose;
-use crate::http::{self, ApiKeys, AppState, ReadyFlag};
+use crate::http::{self, ApiKeys, AppState, Callers, ReadyFlag};
 use crate::k8s::secret::RootKeys;
 use crate::operations::Operations;
 
@@ -63,6 +63,7 @@ pub(super) fn api_router(
         claims: Arc::new(claims),
         operations,
         tokens: tokens(process.root_keys.clone(), pools),
+        callers: Callers::new(callers(process.root_keys.clone())),
         auth: api_keys(process, &api.key)?,
         settings: Arc::new(api.settings.clone()),
         ready: process.ready.clone(),
@@ -86,6 +87,18 @@ pub(super) fn tokens(root_keys: RootKeys, pools: Store<AgentPool>) -> http::Toke
             status.token_seq.unwrap_or(1),
             status.token_key.as_deref(),
         )
+    })
+}
+
+/// Knows an agent's own token. A token that a whole pool shares is none: any of its agents could speak for another.
+fn callers(root_keys: RootKeys) -> http::Verify {
+    Arc::new(move |instance: &AgentInstance, given: &str| {
+        let status = instance.status.as_ref();
+        let n = status.and_then(|s| s.token_seq).unwrap_or(1);
+        let key = status.and_then(|s| s.token_key.as_deref());
+        let whose = (instance.spec.id.as_str(), n);
+        let keys = root_keys.get()?;
+        Some(keys.is_token(Purpose::Gateway, whose, key, given))
     })
 }
 

@@ -80,7 +80,9 @@ pub struct CommonArgs {
     /// Dials this host:port in plain HTTP for every agent, with the agent's own Host header: for the simulator.
     #[arg(long, env = "AGENTPOOL_AGENT_CONNECT_TO")]
     pub(super) agent_connect_to: Option<String>,
-    /// The API's address as agents reach it; given to them as POOL_URL.
+    /// The API's address as agents reach it; given to them as POOL_URL, so that they can end themselves and tell of
+    /// joins. Absent: they make no such calls. An agent keeps the one that it was built with; a change makes none drift,
+    /// so keep the old address working until the last of them is gone.
     #[arg(long, env = "AGENTPOOL_PUBLIC_URL")]
     pub(super) public_url: Option<String>,
     /// How long a resource at the provider that carries our mark and has no AgentInstance must have been seen, in

@@ -28,7 +28,7 @@ pub struct Remembered {
     pub missing: Option<Monotonic>,
     /// Since when the present step is known not to have happened.
     pub absent: Option<Monotonic>,
-    /// Since when a claimed agent does not show its conversation.
+    /// Since when a claimed agent does not show its conversation; one whose join waits, that it waits.
     pub unbound: Option<Monotonic>,
     /// Since when a claimed agent is seen stopped.
     pub stopped: Option<Monotonic>,
@@ -160,6 +160,10 @@ impl Remembered {
             self.first_seen = now;
         }
         let phase = phase::phase_of(instance);
+        if self.phase.as_ref().is_some_and(|(old, _)| *old != phase) {
+            // What was missed in another phase is something else.
+            self.unbound = None;
+        }
         let phase_since = since(&mut self.phase, phase, now);
         let step = signature(instance);
         if self.step.as_ref().is_none_or(|(old, _)| *old != step) {

@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+/// The kind that tells whether its join still waits.
+pub const HERMES: &str = "hermes";
+
 /// The HTTP dialect of an agent, decided once per instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {

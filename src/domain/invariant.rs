@@ -2,6 +2,8 @@
 //!
 //! They say what may never happen, not what should; they are written from the contract, not from `decide`.
 
+mod in_use;
+
 use std::time::Duration;
 
 use super::agent::{Dialect, Probe};
@@ -13,7 +15,7 @@ use super::instance::view::{Listed, View};
 use super::plan::{Outcome, Repeat, Seen, Step};
 use super::pool;
 use super::resource::{Liveness, Presence};
-use crate::api::agent_instance::ReleaseMode;
+use crate::api::agent_instance::{ClaimStatus, ReleaseMode};
 use crate::api::agent_pool::DeletionPolicy;
 use crate::api::condition::Reason;
 use crate::api::{ANNOTATION_ABANDON, INSTANCE_FINALIZER};
@@ -48,10 +50,7 @@ pub fn broken(view: &View<'_>, decision: &Decision) -> Vec<&'static str> {
             "only a failed claim's agent is reset, and only a clean one goes back",
             resettable,
         ),
-        (
-            "an interrupted join is kept on the agent's own word",
-            joined,
-        ),
+        ("a join is kept on the agent's own word", joined),
         ("a verdict stays", final_verdict),
         ("a failed probe alone judges nothing", not_by_silence),
         ("nothing is read or sent twice in a pass", progress),
@@ -59,6 +58,7 @@ pub fn broken(view: &View<'_>, decision: &Decision) -> Vec<&'static str> {
     ];
     rules
         .iter()
+        .chain(&in_use::rules())
         .filter(|(_, holds)| !holds(view, decision))
         .map(|(name, _)| *name)
         .collect()
@@ -82,8 +82,15 @@ fn ends(decision: &Decision) -> bool {
     matches!(decision.action, Action::Delete | Action::Destroy)
 }
 
-/// Deleted are: what its user released, what nobody uses, a claim past its deadline, and the tainted after a while
-/// unless somebody was given it.
+/// What came of the present claim.
+fn view_recorded<'a>(view: &View<'a>) -> Option<&'a ClaimStatus> {
+    let claim = view.instance.spec.claim.as_ref()?;
+    let recorded = view.instance.status.as_ref()?.claim.as_ref()?;
+    (recorded.id == claim.id).then_some(recorded)
+}
+
+/// Deleted are: what its user released, what nobody uses, a claim past its deadline, a join that nobody accepted in
+/// time, what has lived as long as its pool allows, and the tainted after a while unless somebody was given it.
 fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
     if !ends(decision) || deleted(view) || released(view) {
         return true;
@@ -92,7 +99,14 @@ fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
         Phase::Claiming => view.memory.claim_known_for >= view.limits.claim_deadline,
         // Of a claim that ended without a user.
         Phase::Provisioning if failed_claim(view) => true,
-        Phase::Tainted | Phase::Dead => !phase::is_handed_out(view.instance),
+        Phase::Tainted | Phase::Dead => {
+            let waits = view_recorded(view).is_some_and(|c| c.outcome == "Pending");
+            waits || !phase::is_handed_out(view.instance)
+        }
+        Phase::PendingAcceptance => view.memory.phase_for >= view.limits.pending_timeout,
+        Phase::Claimed | Phase::Sleeping if view.instance.spec.claim.is_some() => {
+            in_use::lifetime_is_over(view)
+        }
         Phase::Idle | Phase::Provisioning => view.instance.spec.claim.is_none(),
         _ => view.instance.spec.claim.is_none() && view.phase() == Phase::Sleeping,
     }
@@ -122,7 +136,8 @@ fn resettable(view: &View<'_>, decision: &Decision) -> bool {
         && (decision.action != Action::PutBack || (recorded == Some(Recorded::Settling) && watched))
 }
 
-/// A claim that nobody ended is somebody's only if it was to join, its deadline is over and the agent shows where it is.
+/// A claim that nobody ended is somebody's only if it was to join, its deadline is over and the agent shows where it is;
+/// one that waits for a person, as soon as the agent shows it.
 fn joined(view: &View<'_>, decision: &Decision) -> bool {
     let Action::Record(Change::Joined(conversation)) = &decision.action else {
         return true;
@@ -132,10 +147,11 @@ fn joined(view: &View<'_>, decision: &Decision) -> bool {
         Some(Probe::Answered { status, .. }) => status.conversation.as_ref(),
         _ => None,
     };
-    claim.is_some_and(|c| c.join_url.is_some())
+    let interrupted = claim.is_some_and(|c| c.join_url.is_some())
         && outcome::of(view.instance).is_none()
-        && view.memory.claim_known_for >= view.limits.claim_deadline
-        && shown == Some(conversation)
+        && view.memory.claim_known_for >= view.limits.claim_deadline;
+    let waits = view.phase() == Phase::PendingAcceptance;
+    (interrupted || waits) && shown == Some(conversation)
 }
 
 fn unprotected(view: &View<'_>, decision: &Decision) -> bool {
@@ -259,7 +275,10 @@ fn awake(view: &View<'_>, decision: &Decision) -> bool {
     if state(view) == Some("Waking") && view.memory.permit && view.instance.spec.claim.is_none() {
         return true;
     }
+    let waits = view.phase() == Phase::PendingAcceptance;
     match &view.listed {
+        // Who waits for a person is asked although it sleeps.
+        Listed::Present(r) if waits && r.liveness == Liveness::Sleeping => true,
         Listed::Present(r) => r.liveness == Liveness::Running,
         Listed::Absent => false,
         Listed::Unknown => view.phase() != Phase::Sleeping,

@@ -5,6 +5,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::names;
 
@@ -72,6 +73,29 @@ impl RootKey {
         mac.update(n.to_string().as_bytes());
         Some(SecretString::from(names::hex(&mac.finalize().into_bytes())))
     }
+
+    /// Whether `given` is the token number `n` of an instance. Takes the same time wherever they differ. Where no key is
+    /// recorded with the instance (its status was lost), either may be the one.
+    pub fn is_token(
+        &self,
+        purpose: Purpose,
+        (id, n): (&str, i64),
+        key: Option<&str>,
+        given: &str,
+    ) -> bool {
+        let previous = self.previous.as_ref().map(fingerprint);
+        let older = previous.filter(|_| key.is_none());
+        let tokens = [
+            self.token(purpose, id, n, key),
+            older.and_then(|k| self.token(purpose, id, n, Some(&k))),
+        ];
+        let same = |token: &SecretString| token.expose_secret().as_bytes().ct_eq(given.as_bytes());
+        tokens
+            .iter()
+            .flatten()
+            .fold(Choice::from(0), |found, token| found | same(token))
+            .into()
+    }
 }
 
 fn fingerprint(key: &SecretBox<[u8]>) -> String {
@@ -106,6 +130,35 @@ mod tests {
             assert_ne!(a, other);
         }
         assert_eq!(a, text(key.token(Purpose::Gateway, "a", 1, None)));
+    }
+
+    #[test]
+    fn a_token_is_known_by_the_key_that_is_recorded_with_its_instance() {
+        let (old, new) = (
+            RootKey::new(vec![1; 32], None),
+            RootKey::new(vec![2; 32], Some(vec![1; 32])),
+        );
+        let (older, newer) = (old.fingerprint(), new.fingerprint());
+        let of = |key: &RootKey, id: &str, n| text(key.token(Purpose::Gateway, id, n, None));
+        let (was, is) = (of(&old, "a", 1), of(&new, "a", 1));
+        let knows =
+            |key: Option<&str>, given: &str| new.is_token(Purpose::Gateway, ("a", 1), key, given);
+        assert!(knows(Some(&older), &was) && knows(Some(&newer), &is));
+        assert!(!knows(Some(&older), &is) && !knows(Some(&newer), &was));
+        assert!(knows(None, &was) && knows(None, &is), "the status was lost");
+        for bad in [
+            "",
+            &is[..63],
+            &is.to_uppercase(),
+            &of(&new, "b", 1),
+            &of(&new, "a", 2),
+            &format!("{is}0"),
+        ] {
+            for key in [None, Some(older.as_str()), Some(newer.as_str()), Some("x")] {
+                assert!(!knows(key, bad), "{bad}");
+            }
+        }
+        assert!(!knows(Some("rotated away"), &was));
     }
 
     #[test]

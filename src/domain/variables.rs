@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::api::agent_pool::{EnvProfile, SecretKeyRef};
+use crate::api::agent_pool::{EnvProfile, RuntimeAuth, SecretKeyRef};
 use crate::domain::template::{self, Template};
 
 /// The variable that carries the owner mark on Railway.
@@ -70,7 +70,10 @@ pub fn variables(m: &Material<'_>) -> Result<BTreeMap<String, String>, String> {
     );
     set("PORT", &AGENT_PORT.to_string());
     set("INSTANCE_ID", m.id);
-    set("POOL_URL", m.public_url.unwrap_or_default());
+    // With a shared token or none it could not be told from any other: its calls would only be refused.
+    if m.template.runtime.auth == RuntimeAuth::Instance {
+        set("POOL_URL", m.public_url.unwrap_or_default());
+    }
     for name in ["GATEWAY_TOKEN", "OPENCLAW_GATEWAY_TOKEN"] {
         set(name, m.token.unwrap_or_default());
     }
@@ -211,6 +214,29 @@ mod tests {
             ]
         );
         assert_eq!(all["PRIVATE_WALLET_KEY"], "0x77");
+    }
+
+    #[test]
+    fn only_an_agent_with_a_token_of_its_own_is_told_whom_to_call() {
+        let of = |auth: &str, public_url| {
+            let mut template = template(serde_json::json!([]), "Minimal");
+            template.runtime.auth = serde_json::from_value(serde_json::json!(auth)).unwrap();
+            let all = variables(&Material {
+                template: &template,
+                id: "abc",
+                mark: "c/n/abc",
+                token: Some("tok"),
+                setup_password: "pw",
+                wallet_key: "77",
+                public_url,
+                secrets: &BTreeMap::new(),
+            });
+            all.unwrap().remove("POOL_URL")
+        };
+        let url = Some("https://pool.example");
+        assert_eq!(of("Instance", url).as_deref(), url);
+        assert_eq!(of("Instance", None), None);
+        assert_eq!((of("Shared", url), of("None", url)), (None, None));
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub enum Code {
     Capacity,
     /// The pool serves no claims now.
     Paused,
+    /// It called too often.
+    RateLimited,
+    /// This version does not do it, or it is not set up.
+    NotSupported,
     /// The provider or the cluster failed.
     Upstream,
     /// It goes on without an answer.
@@ -56,6 +60,8 @@ impl Code {
             Self::Protected => "protected",
             Self::Capacity => "capacity",
             Self::Paused => "paused",
+            Self::RateLimited => "rate_limited",
+            Self::NotSupported => "not_supported",
             Self::Upstream => "upstream",
             Self::StillRunning => "still_running",
             Self::Starting => "starting",
@@ -127,6 +133,16 @@ impl ApiError {
             Code::BadRequest,
             "Request body too large",
         )
+    }
+
+    /// 429 until so many seconds later.
+    pub fn rate_limited(seconds: u32) -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            Code::RateLimited,
+            "Too many calls: try again later",
+        )
+        .retry_after(seconds)
     }
 
     /// 500 for work that goes on.

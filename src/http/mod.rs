@@ -18,6 +18,7 @@ pub mod health;
 pub mod state;
 
 mod call;
+mod callbacks;
 mod changes;
 mod claims;
 mod join_url;
@@ -26,9 +27,11 @@ mod page;
 mod reads;
 mod routes;
 mod rows;
+mod throttle;
 mod validate;
 
 pub use auth::ApiKeys;
+pub use callbacks::{Callers, Verify};
 pub use error::{ApiError, Code};
 pub use health::{OperationsState, operations_router};
 pub use routes::{Access, Endpoint, ROUTES, Route};

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use super::call::Call;
 use super::error::ApiError;
 use super::state::{AppState, PublicReads};
-use super::{changes, claims, page, reads};
+use super::{callbacks, changes, claims, page, reads};
 
 /// How long a call may take, except a claim, which has the pool's own deadline. More than the controller's 30 s.
 const WITHIN: Duration = Duration::from_secs(45);
@@ -23,6 +23,8 @@ pub enum Access {
     PublicRead,
     /// Who has the key.
     Key,
+    /// An agent, by the pair of id and token in the body; the handler checks it.
+    Instance,
 }
 
 /// What a route does.
@@ -48,6 +50,13 @@ pub enum Endpoint {
     Release,
     Destroy,
     DismissCrashed,
+    SelfDestruct,
+    JoinAccepted,
+    JoinGivenUp,
+    SelfInfo,
+    SelfUpgrade,
+    SelfReset,
+    Attest,
 }
 
 /// A route.
@@ -160,7 +169,21 @@ pub static ROUTES: &[Route] = &[
         Access::Key,
         Endpoint::DismissCrashed,
     ),
+    callback("/api/pool/self-destruct", Endpoint::SelfDestruct),
+    callback(
+        "/api/pool/pending-acceptance/complete",
+        Endpoint::JoinAccepted,
+    ),
+    callback("/api/pool/pending-acceptance/fail", Endpoint::JoinGivenUp),
+    callback("/api/pool/self-info", Endpoint::SelfInfo),
+    callback("/api/pool/self-upgrade", Endpoint::SelfUpgrade),
+    callback("/api/pool/self-reset", Endpoint::SelfReset),
+    callback("/api/pool/attest", Endpoint::Attest),
 ];
+
+const fn callback(path: &'static str, endpoint: Endpoint) -> Route {
+    route(Method::POST, path, Access::Instance, endpoint)
+}
 
 /// Serves one request to a route.
 pub(super) async fn serve(
@@ -171,7 +194,7 @@ pub(super) async fn serve(
 ) -> Response {
     let authorised = state.auth.accepts(request.headers());
     let open = match route.access {
-        Access::Open => true,
+        Access::Open | Access::Instance => true,
         Access::PublicRead => state.settings.public_reads != PublicReads::Off,
         Access::Key => false,
     };
@@ -186,7 +209,11 @@ pub(super) async fn serve(
         if route.endpoint == Endpoint::Claim {
             return claims::claim(&call).await;
         }
-        tokio::time::timeout(WITHIN, answer(route.endpoint, &call))
+        let within = match route.access {
+            Access::Instance => callbacks::WITHIN,
+            _ => WITHIN,
+        };
+        tokio::time::timeout(within, answer(route.endpoint, &call))
             .await
             .unwrap_or_else(|_| Err(ApiError::still_running()))
     };
@@ -211,5 +238,11 @@ async fn answer(endpoint: Endpoint, call: &Call) -> Result<Response, ApiError> {
         Endpoint::Release => changes::release(call).await,
         Endpoint::Destroy => changes::destroy(call).await,
         Endpoint::DismissCrashed => changes::dismiss(call).await,
+        Endpoint::SelfDestruct => callbacks::self_destruct(call).await,
+        Endpoint::JoinAccepted => callbacks::accepted(call).await,
+        Endpoint::JoinGivenUp => callbacks::gave_up(call).await,
+        Endpoint::SelfInfo => callbacks::info(call),
+        Endpoint::SelfUpgrade | Endpoint::SelfReset => callbacks::rebuild(call),
+        Endpoint::Attest => Err(callbacks::attest()),
     }
 }

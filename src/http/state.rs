@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use super::auth::ApiKeys;
+use super::callbacks::Callers;
 use crate::api::{AgentInstance, AgentPool};
 use crate::claim::Claims;
 use crate::clock::Clock;
@@ -31,6 +32,8 @@ pub struct AppState {
     pub operations: Operations,
     /// Gateway tokens, for `GET /api/pool/status?include=secrets`.
     pub tokens: Tokens,
+    /// Agents that call back.
+    pub callers: Callers,
     /// The API keys.
     pub auth: ApiKeys,
     /// How the API is set up.

@@ -4,6 +4,7 @@
 //! * *Reserve* sets `spec.claim` with the resourceVersion it was judged on: 409 if anybody wrote since.
 //! * *Record* writes `status.claim` where `spec.claim.id` is still ours: 422 if not; no resourceVersion, because the
 //!   controller may have written meanwhile.
+//! * *Call back* does the same for a join that waits, where it is the same claim and waits still.
 //! * *Status* (the controller's) carries the resourceVersion and only what differs.
 //! * *Release* clears the claim and raises the turn, in one write.
 
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::CALL_LIMIT;
 use super::error::{K8sError, within};
-use crate::api::agent_instance::{AgentInstance, AgentInstanceStatus, Claim};
+use crate::api::agent_instance::{AgentInstance, AgentInstanceStatus, Claim, ClaimStatus};
 use crate::api::{INSTANCE_FINALIZER, MANAGER_CLAIM, MANAGER_CONTROLLER};
 
 fn name(instance: &AgentInstance) -> &str {
@@ -105,6 +106,38 @@ pub async fn record(
         api.patch_status(object, &params(MANAGER_CLAIM), &patch),
     )
     .await
+}
+
+/// Records what the agent of a waiting join told of it, where the same claim waits still. 422: it does not.
+pub async fn call_back(
+    api: &Api<AgentInstance>,
+    object: &str,
+    waiting: &ClaimStatus,
+    status: &AgentInstanceStatus,
+) -> Result<(), K8sError> {
+    let mut operations = vec![
+        test("/spec/claim/id", json!(waiting.id)),
+        test("/status/claim/id", json!(waiting.id)),
+        test("/status/claim/outcome", json!(waiting.outcome)),
+        add("/status/claim", json!(status.claim)),
+        add("/status/phase", json!(status.phase)),
+        add(
+            "/status/observedGeneration",
+            json!(status.observed_generation),
+        ),
+        add("/status/conditions", json!(status.conditions)),
+    ];
+    if let Some(verdict) = &status.verdict {
+        operations.push(add("/status/verdict", json!(verdict)));
+    }
+    let patch: Patch<Value> = Patch::Json(JsonPatch(operations));
+    within(
+        CALL_LIMIT,
+        || format!("record what {object} told of its join"),
+        api.patch_status(object, &params(MANAGER_CLAIM), &patch),
+    )
+    .await
+    .map(drop)
 }
 
 /// Clears the claim and raises the turn, where the instance is as it was read: out of stock until proven again.

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::{AgentInstance, AgentPool};
 use crate::clock::{Clock, Rng};
 
+mod callbacks;
 pub mod count;
 pub mod counts;
 pub mod drain;

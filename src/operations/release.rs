@@ -1,10 +1,10 @@
 //! Kill, destroy and dismiss: an instance's end by its id. The finalizer does the work at the provider.
 
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use tracing::info;
 
 use super::drain::exactly;
-use super::{OperationError, Operations, belongs_to, is_status, name, namespace};
+use super::{OperationError, Operations, belongs_to, is_status, namespace};
 use crate::api::{AgentInstance, AgentPool, names};
 use crate::domain::instance::phase::{Phase, is_protected, phase_of};
 
@@ -52,34 +52,30 @@ impl Operations {
     ) -> Result<Removal, OperationError> {
         let api = self.instance_api(pool);
         for _ in 0..MAX_TRIES {
-            let Some(instance) = self.find(pool, id).await? else {
-                return Ok(Removal::AlreadyGone);
-            };
-            if is_protected(&instance) {
-                return Err(OperationError::Protected(id.to_owned()));
-            }
-            if instance.metadata.deletion_timestamp.is_some() {
-                return Ok(Removal::AlreadyGone);
-            }
-            if !may(&instance) {
-                return Err(OperationError::NotCrashed(id.to_owned()));
-            }
-            match api.delete(&instance.name_any(), &exactly(&instance)).await {
-                Ok(_) => {
-                    info!(namespace = namespace(pool), pool = name(pool), instance = id, phase = %phase_of(&instance), "destroyed by request");
-                    return Ok(Removal::Destroyed);
-                }
-                Err(error) if is_status(&error, 404) => return Ok(Removal::AlreadyGone),
-                Err(error) if is_status(&error, 409) => {}
-                Err(error) => {
-                    return Err(OperationError::cluster(
-                        format!("delete instance {id}"),
-                        error,
-                    ));
-                }
+            let read = self.find(pool, id).await?;
+            if let Some(removal) = delete_as_judged(&api, read, &may).await? {
+                return Ok(removal);
             }
         }
         Err(OperationError::Contended(format!("instance {id}")))
+    }
+
+    /// Destroys an instance that is known, as long as it is the same object, whatever pool it belongs to.
+    pub(super) async fn destroy_exactly(
+        &self,
+        known: &AgentInstance,
+    ) -> Result<Removal, OperationError> {
+        let api = self.api_of(known);
+        for _ in 0..MAX_TRIES {
+            let read = self.reread(known).await?;
+            if let Some(removal) = delete_as_judged(&api, read, |_| true).await? {
+                return Ok(removal);
+            }
+        }
+        Err(OperationError::Contended(format!(
+            "instance {}",
+            known.spec.id
+        )))
     }
 
     /// The instance with that id, read from the API server.
@@ -104,5 +100,38 @@ impl Operations {
     fn reaches(&self, pool: &AgentPool, instance: &AgentInstance) -> bool {
         belongs_to(instance, pool)
             || !self.pool_exists(namespace(pool), &instance.spec.pool_ref.name)
+    }
+}
+
+/// Deletes an instance exactly as it was read and judged; `None`: somebody wrote since.
+async fn delete_as_judged(
+    api: &Api<AgentInstance>,
+    read: Option<AgentInstance>,
+    may: impl Fn(&AgentInstance) -> bool,
+) -> Result<Option<Removal>, OperationError> {
+    let Some(instance) = read else {
+        return Ok(Some(Removal::AlreadyGone));
+    };
+    let id = &instance.spec.id;
+    if is_protected(&instance) {
+        return Err(OperationError::Protected(id.clone()));
+    }
+    if instance.metadata.deletion_timestamp.is_some() {
+        return Ok(Some(Removal::AlreadyGone));
+    }
+    if !may(&instance) {
+        return Err(OperationError::NotCrashed(id.clone()));
+    }
+    match api.delete(&instance.name_any(), &exactly(&instance)).await {
+        Ok(_) => {
+            info!(namespace = instance.namespace(), pool = instance.spec.pool_ref.name, instance = id, phase = %phase_of(&instance), "destroyed by request");
+            Ok(Some(Removal::Destroyed))
+        }
+        Err(error) if is_status(&error, 404) => Ok(Some(Removal::AlreadyGone)),
+        Err(error) if is_status(&error, 409) => Ok(None),
+        Err(error) => Err(OperationError::cluster(
+            format!("delete instance {id}"),
+            error,
+        )),
     }
 }

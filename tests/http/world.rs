@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use agentpool::api::{ANNOTATION_REQUESTS, AgentInstance, AgentPool};
 use agentpool::claim::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
 use agentpool::clock::{Clock, Rng};
-use agentpool::http::{ApiKeys, AppState, Readiness, Settings, router};
+use agentpool::http::{ApiKeys, AppState, Callers, Readiness, Settings, router};
 use agentpool::operations::Operations;
 use agentpool::telemetry::Metrics;
 use async_trait::async_trait;
@@ -65,6 +65,8 @@ pub struct Cluster {
     pub before_delete: VecDeque<OnDelete>,
     /// How many pool patches are answered with a conflict first.
     pub conflicts: u32,
+    /// Nothing is answered but an error.
+    pub down: bool,
     /// Gives the answer to a request, if it answers at all.
     pub controller: Controller,
     pub deleted: Vec<String>,
@@ -97,6 +99,9 @@ impl Cluster {
     }
 
     fn serve(&mut self, method: &Method, uri: &str, body: &Value) -> (u16, Value) {
+        if self.down {
+            return failure(500, "down");
+        }
         let parts: Vec<&str> = uri.split('?').next().unwrap().split('/').collect();
         let [
             _,
@@ -283,6 +288,7 @@ impl World {
             pools: BTreeMap::new(),
             before_delete: VecDeque::new(),
             conflicts: 0,
+            down: false,
             controller: Box::new(|_| None),
             deleted: vec![],
             asked: vec![],
@@ -312,6 +318,9 @@ impl World {
             claims: claims.clone(),
             operations,
             tokens: Arc::new(|i| Some(SecretString::from(format!("{TOKEN_MARK}{}", i.spec.id)))),
+            callers: Callers::new(Arc::new(|i, given| {
+                (i.spec.id != "keyless").then(|| given == format!("{TOKEN_MARK}{}", i.spec.id))
+            })),
             auth: ApiKeys::new(&KEY.into()),
             settings: Arc::new(Settings {
                 cors_origins: vec!["https://site.example".to_owned()],

@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod callbacks;
 mod chaos;
 mod columns;
 mod control_plane;
@@ -15,6 +16,8 @@ mod crd_instance;
 mod crd_pool;
 mod crd_pool_rules;
 mod demo;
+mod door;
+mod expiry;
 mod http_calls;
 mod http_changes;
 mod http_claim;
@@ -24,6 +27,7 @@ mod install;
 mod leadership;
 mod lifecycle;
 mod parity;
+mod pending;
 mod quiet;
 mod race;
 mod railway;

@@ -20,9 +20,10 @@ pub struct ClaimPolicy {
     #[serde(default = "default_deadline")]
     #[schemars(range(min = 5, max = 3600))]
     pub deadline_seconds: i32,
-    /// How long a join may wait for a person to accept, in seconds. Default 4500.
+    /// How long a join may wait for a person to accept, in seconds, before its agent is replaced. Default 4500: an agent
+    /// that watches for it gives up after 68 minutes.
     #[serde(default = "default_pending_timeout")]
-    #[schemars(range(min = 60, max = 604800))]
+    #[schemars(range(min = 10, max = 604800))]
     pub pending_timeout_seconds: i32,
     /// Whether a second claim with the same join link is refused: Active (default) while the first is in flight or its
     /// agent lives, InFlight while it is in flight, "Off" (in quotes: YAML takes the bare word for a boolean) never.
@@ -46,11 +47,12 @@ pub struct ClaimPolicy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub pass_through_fields: Vec<String>,
-    /// After how long a claimed agent is ended, in seconds. No default: never.
+    /// After how long a claimed agent is ended, in seconds, protected ones excepted. No default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 60, max = 31_536_000))]
+    #[schemars(range(min = 10, max = 31_536_000))]
     pub max_lifetime_seconds: Option<i64>,
-    /// After how long without a message a claimed agent is ended, in seconds, where the runtime can tell. No default: never.
+    /// After how long without a message a claimed agent is ended, in seconds, where the runtime can tell. No known one
+    /// can: the field is accepted, has no effect, and the pool's Ready condition says so. No default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 60, max = 31_536_000))]
     pub idle_timeout_seconds: Option<i64>,

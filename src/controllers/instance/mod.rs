@@ -197,6 +197,7 @@ async fn record(
         evidence,
         memory,
         limits: around.limits,
+        now: given.now,
     };
     let new = status::status(&view, decision, &given);
     let before = phase::phase_of(object);

@@ -102,6 +102,13 @@ fn limits_of(pool: &AgentPool) -> Limits {
         stuck: seconds(pool.spec.stuck_timeout_seconds),
         cleanup: seconds(pool.spec.cleanup_after_seconds),
         claim_deadline: seconds(pool.spec.claim.deadline_seconds),
+        pending_timeout: seconds(pool.spec.claim.pending_timeout_seconds),
+        max_lifetime: pool
+            .spec
+            .claim
+            .max_lifetime_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .map(Duration::from_secs),
         allow_unknown_clean: pool.spec.runtime.allow_unknown_clean,
         ..Limits::default()
     }
@@ -140,6 +147,7 @@ pub(super) async fn judge(
         evidence,
         memory,
         limits: around.limits,
+        now: ctx.clock.now(),
     };
     let decision = decide::decide(&view);
     // In tests and in the simulation a broken rule ends the process; in production the decision stands as it is.

@@ -248,7 +248,15 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
     let expected = status
         .and_then(|s| s.claim.as_ref())
         .and_then(|c| c.conversation_id.clone());
+    let waits = phase::waits_for_acceptance(object);
     ctx.memories.with(object, |m| match &probe {
+        Probe::Answered { status, .. } if waits && status.conversation.is_none() => {
+            if status.pending {
+                m.unbound = None;
+            } else {
+                m.unbound.get_or_insert(now);
+            }
+        }
         Probe::Answered { status, .. } if status.conversation == expected => m.unbound = None,
         Probe::Answered { .. } => {
             m.unbound.get_or_insert(now);

@@ -36,6 +36,16 @@ pub(super) async fn tell(object: &AgentInstance, before: Phase, decision: &Decis
             false,
             format!("claimed for agent {}", agent_name(object)),
         ),
+        // Before it is done: the object that this is about will be gone.
+        (Action::Delete, _) if decision.reason == Reason::Expired => (
+            Reason::Expired,
+            true,
+            format!("{}: being ended", decision.message),
+        ),
+        // By callback, recorded by whoever took it.
+        (Action::Wait, Phase::Tainted) if decision.reason == Reason::NotAccepted => {
+            (decision.reason, true, decision.message.clone())
+        }
         (Action::Record(Change::Begin), _) => (
             Reason::Creating,
             false,

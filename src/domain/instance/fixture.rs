@@ -43,6 +43,7 @@ pub struct Case {
     pub evidence: Evidence,
     pub memory: Memory,
     pub limits: Limits,
+    pub now: jiff::Timestamp,
 }
 
 impl Case {
@@ -55,6 +56,7 @@ impl Case {
             evidence: &self.evidence,
             memory: self.memory.clone(),
             limits: self.limits,
+            now: self.now,
         }
     }
 
@@ -155,6 +157,7 @@ pub fn case(name: &str, status: Value) -> Case {
             ..Memory::default()
         },
         limits: Limits::default(),
+        now: jiff::Timestamp::from_second(1_800_000_000).unwrap(),
     }
 }
 
@@ -308,6 +311,24 @@ pub fn joining() -> Case {
 pub fn rejected(outcome: outcome::Outcome) -> Case {
     let mut case = with_outcome(outcome.as_str(), None);
     case.name = outcome.as_str().into();
+    case
+}
+
+/// Its agent is of the kind that watches for its acceptance.
+pub fn hermes(mut case: Case) -> Case {
+    let status = case.instance.status.get_or_insert_default();
+    status.runtime.get_or_insert_default().kind = Some("hermes".into());
+    case.name.push_str(" hermes");
+    case
+}
+
+/// Recorded as bound so long ago.
+pub fn bound(mut case: Case, ago: Duration) -> Case {
+    let at = case.now - ago;
+    let status = case.instance.status.get_or_insert_default();
+    if let Some(claim) = &mut status.claim {
+        claim.claimed_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
+    }
     case
 }
 

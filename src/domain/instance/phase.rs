@@ -193,6 +193,11 @@ pub fn is_handed_out(instance: &AgentInstance) -> bool {
     outcome::of(instance).is_some_and(Outcome::is_handed_out)
 }
 
+/// Whether its claim is a join that a person still has to accept: nobody is in a conversation with it.
+pub fn waits_for_acceptance(instance: &AgentInstance) -> bool {
+    outcome::of(instance) == Some(Outcome::Pending)
+}
+
 /// Whether a claim may take it.
 pub fn is_claimable(instance: &AgentInstance) -> bool {
     phase_of(instance) == Phase::Idle && !is_protected(instance)

@@ -4,7 +4,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::decide::{Action, CLAIMING_SHOWN_AFTER, Change, Decision};
+use super::decide::{Action, CLAIMING_SHOWN_AFTER, Change, Decision, GAVE_UP, Judgement};
 use super::outcome::{self, Outcome};
 use super::phase::{self, Phase};
 use super::view::{Listed, View};
@@ -239,7 +239,7 @@ fn record(
             provider.state = Some(Liveness::Running.as_str().to_owned());
         }
         Change::Revive => new.verdict = None,
-        Change::Joined(conversation) => new.claim = joined(view, conversation, given.now),
+        Change::Joined(conversation) => new.claim = joined(view.instance, conversation, given.now),
         Change::Settling => {
             if let Some(claim) = &mut new.claim {
                 claim.outcome = Outcome::Settling.as_str().to_owned();
@@ -257,8 +257,12 @@ fn record(
 }
 
 /// What the claim's own process would have recorded of a join.
-fn joined(view: &View<'_>, conversation: &str, now: jiff::Timestamp) -> Option<ClaimStatus> {
-    let claim = view.instance.spec.claim.as_ref()?;
+fn joined(
+    instance: &AgentInstance,
+    conversation: &str,
+    now: jiff::Timestamp,
+) -> Option<ClaimStatus> {
+    let claim = instance.spec.claim.as_ref()?;
     Some(ClaimStatus {
         id: claim.id.clone(),
         outcome: Outcome::Bound.as_str().to_owned(),
@@ -371,8 +375,6 @@ pub fn claimed(
     let mut new = instance.status.clone().unwrap_or_default();
     let outcome = outcome::parse(&claim.outcome);
     new.claim = Some(claim);
-    let phase = phase::phase(&instance.spec, Some(&new), false);
-    new.phase = Some(phase.as_str().to_owned());
     let reason = match outcome {
         Outcome::Bound => Reason::Claimed,
         Outcome::Pending => Reason::PendingAcceptance,
@@ -382,17 +384,67 @@ pub fn claimed(
         Outcome::NotClean => Reason::NotClean,
         Outcome::Failed | Outcome::Settling => Reason::Settling,
     };
+    settled(&mut new, instance, (reason, cut(text, 1000)), now);
+    new
+}
+
+/// What an agent tells by callback of its join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// It was accepted into this conversation.
+    Accepted(&'a str),
+    /// It was not, and the agent does not wait any longer. Its own words may hold the invite: they go no further.
+    GaveUp,
+}
+
+/// The status after what the agent told; `None` where it does not wait any more, or no longer for this claim.
+pub fn called_back(
+    instance: &AgentInstance,
+    told: Told<'_>,
+    now: jiff::Timestamp,
+) -> Option<AgentInstanceStatus> {
+    if phase::phase_of(instance) != Phase::PendingAcceptance {
+        return None;
+    }
+    let mut new = instance.status.clone()?;
+    match told {
+        Told::Accepted(conversation) => {
+            let bound = joined(instance, conversation, now)?;
+            Some(claimed(instance, bound, "in use", now))
+        }
+        Told::GaveUp => {
+            new.verdict = Some(Verdict {
+                state: Judgement::Tainted.as_str().to_owned(),
+                reason: Reason::NotAccepted.as_str().to_owned(),
+                message: GAVE_UP.to_owned(),
+                since: Time(now),
+            });
+            let why = (Reason::NotAccepted, GAVE_UP.to_owned());
+            settled(&mut new, instance, why, now);
+            Some(new)
+        }
+    }
+}
+
+/// Phase and Ready as they follow from what was just recorded.
+fn settled(
+    new: &mut AgentInstanceStatus,
+    instance: &AgentInstance,
+    (reason, message): (Reason, String),
+    now: jiff::Timestamp,
+) {
+    let phase = phase::phase(&instance.spec, Some(new), false);
+    new.phase = Some(phase.as_str().to_owned());
     set_condition(
         &mut new.conditions,
         ConditionType::Ready,
         readiness(phase),
         reason,
-        cut(text, 1000),
+        message,
         instance.metadata.generation,
         now,
     );
     new.observed_generation = instance.metadata.generation;
-    new
 }
 
 /// The first `max` bytes of a text, cut at a character.

@@ -254,7 +254,7 @@ fn a_creation_is_recorded_step_by_step() {
 }
 
 #[test]
-fn the_claim_is_never_written() {
+fn the_claim_is_written_when_a_join_is_accepted_and_never_else() {
     let everything = [
         fresh(),
         idle(),
@@ -288,7 +288,100 @@ fn the_claim_is_never_written() {
                 let new = status(&case.view(), &decision, &at(0));
                 assert_eq!(new.claim, before, "{}", case.name);
             }
-            assert_eq!(status(&case.view(), &case.decide(), &at(0)).claim, before);
+            let decision = case.decide();
+            let new = status(&case.view(), &decision, &at(0)).claim;
+            match decision.action {
+                Action::Record(Change::Joined(conversation)) => {
+                    assert_eq!(new.unwrap().conversation_id, Some(conversation));
+                }
+                _ => assert_eq!(new, before),
+            }
+        }
+    }
+}
+
+/// What a poll records and what a callback records is the same.
+#[test]
+fn an_accepted_join_is_bound_whoever_tells() {
+    let mut case = pending().listed(Liveness::Running);
+    let claim = case.instance.spec.claim.as_mut();
+    claim.unwrap().join_url = Some("https://dev.convos.org/v2?i=x".into());
+    let mut polled = case.clone().probe(bound_to(Some("c7")));
+    step(&mut polled, 5);
+    let told = called_back(&case.instance, Told::Accepted("c7"), at(5).now).unwrap();
+    let recorded = polled.instance.status.as_ref().unwrap();
+    assert_eq!(recorded.claim, told.claim);
+    let claim = told.claim.clone().unwrap();
+    assert_eq!(claim.outcome, "Bound");
+    assert_eq!(claim.conversation_id.as_deref(), Some("c7"));
+    assert_eq!(claim.claimed_at, Some(Time(at(5).now)));
+    assert!(claim.joined && claim.invite_url.is_some());
+    for status in [recorded, &told] {
+        assert_eq!(status.phase.as_deref(), Some("Claimed"));
+        let ready = find(&status.conditions, ConditionType::Ready).unwrap();
+        assert_eq!(
+            (
+                ready.status.as_str(),
+                ready.reason.as_str(),
+                ready.message.as_str()
+            ),
+            ("True", "Claimed", "in use")
+        );
+    }
+    // Again, or the other way afterwards: nothing.
+    case.instance.status = Some(told);
+    for told in [Told::Accepted("c7"), Told::Accepted("c8"), Told::GaveUp] {
+        assert_eq!(called_back(&case.instance, told, at(6).now), None);
+    }
+}
+
+#[test]
+fn a_join_that_its_agent_gave_up_is_tainted_whoever_tells() {
+    let mut case = hermes(pending()).listed(Liveness::Running);
+    let told = called_back(&case.instance, Told::GaveUp, at(5).now).unwrap();
+    let mut polled = case.clone().probe(bound_to(None));
+    polled.memory.unbound_for = Some(seconds(10));
+    step(&mut polled, 5);
+    let recorded = polled.instance.status.as_ref().unwrap();
+    assert_eq!(recorded.verdict, told.verdict);
+    assert_eq!(told.verdict.as_ref().unwrap().reason, "NotAccepted");
+    assert_eq!(told.phase.as_deref(), Some("Tainted"));
+    let ready = find(&told.conditions, ConditionType::Ready).unwrap();
+    assert_eq!(
+        (ready.status.as_str(), ready.reason.as_str()),
+        ("False", "NotAccepted")
+    );
+    let before = case.instance.status.as_ref().unwrap().claim.clone();
+    assert_eq!(told.claim, before, "what it was for stays");
+    case.instance.status = Some(told);
+    for told in [Told::Accepted("c7"), Told::GaveUp] {
+        assert_eq!(called_back(&case.instance, told, at(6).now), None);
+    }
+}
+
+/// A callback says nothing of which claim it is for: the one that waits now is it, and no other.
+#[test]
+fn a_callback_is_about_the_claim_that_waits_and_no_other() {
+    let mut another = pending();
+    "k2".clone_into(&mut another.instance.spec.claim.as_mut().unwrap().id);
+    for case in [
+        another,
+        fresh(),
+        idle(),
+        claiming(),
+        fixture::claimed(),
+        status_lost(),
+        pending().released("Destroy"),
+        pending().judged("Crashed", Reason::Gone),
+        pending().deleted(),
+    ] {
+        for told in [Told::Accepted("c7"), Told::GaveUp] {
+            assert_eq!(
+                called_back(&case.instance, told, at(5).now),
+                None,
+                "{}",
+                case.name
+            );
         }
     }
 }

@@ -63,7 +63,8 @@ pub struct Memory {
     /// How long ago looking first found that the present step has not happened, in its present state and since it was
     /// last sent by this process.
     pub absent_for: Option<Duration>,
-    /// How long ago a claimed agent was first seen without its conversation, without having been seen with it since.
+    /// How long ago a claimed agent was first seen without its conversation, without having been seen with it since;
+    /// of one whose join waits, without saying that it waits.
     pub unbound_for: Option<Duration>,
     /// How long ago a claimed agent was first seen stopped, without having been seen running since.
     pub stopped_for: Option<Duration>,
@@ -88,6 +89,10 @@ pub struct Limits {
     pub cleanup: Duration,
     /// `claim.deadlineSeconds`.
     pub claim_deadline: Duration,
+    /// `claim.pendingTimeoutSeconds`.
+    pub pending_timeout: Duration,
+    /// `claim.maxLifetimeSeconds`; `None`: for ever.
+    pub max_lifetime: Option<Duration>,
     /// `runtime.allowUnknownClean`.
     pub allow_unknown_clean: bool,
     /// How long a listing may lag behind a create.
@@ -103,6 +108,8 @@ impl Default for Limits {
             stuck: Duration::from_secs(900),
             cleanup: Duration::from_secs(600),
             claim_deadline: Duration::from_secs(150),
+            pending_timeout: Duration::from_secs(4500),
+            max_lifetime: None,
             allow_unknown_clean: false,
             list_lag: Duration::from_secs(30),
             may_sleep: false,
@@ -126,6 +133,8 @@ pub struct View<'a> {
     pub memory: Memory,
     /// The limits that apply.
     pub limits: Limits,
+    /// Wall time: for what is counted in days, and for nothing else.
+    pub now: jiff::Timestamp,
 }
 
 impl View<'_> {

@@ -42,6 +42,26 @@ fn a_pool_is_filled_to_its_minimum_and_no_further() {
     }
 }
 
+/// What it asks for in vain it is told, whether it has its minimum or not; and nothing else changes.
+#[test]
+fn a_field_without_effect_is_told() {
+    let claim = json!({"maxLifetimeSeconds": 60});
+    let without = world(json!({"claim": claim})).decide();
+    assert!(!without.message.contains("claim."), "{}", without.message);
+    let claim = json!({"idleTimeoutSeconds": 60});
+    for idle in [0, 3] {
+        let with = world(json!({"claim": claim})).with(Phase::Idle, idle);
+        let without = world(json!({})).with(Phase::Idle, idle).decide();
+        let decision = with.decide();
+        assert!(
+            decision
+                .message
+                .contains("claim.idleTimeoutSeconds has no effect")
+        );
+        assert_eq!(decision.reason, without.reason);
+    }
+}
+
 #[test]
 fn what_is_listed_as_being_created_counts() {
     let mut world = world(json!({"minIdle": 3, "maxTotal": 3}));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::decide::Decision;
 use super::view::{Counts, ProviderHealth, View};
-use crate::api::agent_pool::Pausable;
+use crate::api::agent_pool::{AgentPoolSpec, Pausable};
 use crate::api::condition::Reason;
 use crate::domain::instance::phase::Phase;
 
@@ -52,7 +52,9 @@ pub(super) fn summarise(
                 "{idle} of {} idle, {being_built} being built{elsewhere}: maxTotal {} is reached, {} in use",
                 spec.min_idle,
                 spec.max_total.unwrap_or_default(),
-                counts.get(Phase::Claiming) + counts.get(Phase::Claimed)
+                counts.get(Phase::Claiming)
+                    + counts.get(Phase::Claimed)
+                    + counts.get(Phase::PendingAcceptance)
             ),
         )
     } else {
@@ -65,7 +67,7 @@ pub(super) fn summarise(
         )
     };
     decision.reason = Some(reason);
-    decision.message = message;
+    decision.message = message + without_effect(spec);
     if let ProviderHealth::Degraded(_, trouble) | ProviderHealth::Trouble(trouble) = &view.provider
         && let Some(left) = trouble.retry_after
     {
@@ -75,6 +77,16 @@ pub(super) fn summarise(
     if let Some(until) = decision.breaker.open_until.filter(|u| *u > view.now) {
         let left = Duration::try_from(until.duration_since(view.now)).unwrap_or(view.tick);
         decision.recheck = decision.recheck.min(left + Duration::from_millis(100));
+    }
+}
+
+/// What the pool asks for and nobody can do, in words; empty: nothing.
+fn without_effect(spec: &AgentPoolSpec) -> &'static str {
+    match spec.claim.idle_timeout_seconds {
+        Some(_) => {
+            "; claim.idleTimeoutSeconds has no effect: no runtime tells when it was last used (claim.maxLifetimeSeconds has)"
+        }
+        None => "",
     }
 }
 

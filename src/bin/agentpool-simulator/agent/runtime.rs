@@ -365,6 +365,13 @@ fn accept(sim: &Sim, id: &str, url: &str) -> Bound {
     bound
 }
 
+/// Only managed Hermes watches for the acceptance, and tells of it (runtime.md 9).
+fn watches(sim: &Sim, id: &str) -> bool {
+    let world = sim.world();
+    let agent = world.agents.all.get(id);
+    agent.is_some_and(|a| a.kind == Kind::Hermes && a.dialect == Dialect::PoolServer)
+}
+
 async fn after_pending(sim: &Arc<Sim>, id: &str, child: u64, fault: &Value, url: &str) {
     let kind = fault["kind"].as_str().unwrap_or_default();
     if kind == "pending" || kind == "pendingForever" {
@@ -381,17 +388,23 @@ async fn after_pending(sim: &Arc<Sim>, id: &str, child: u64, fault: &Value, url:
     if !waits {
         return;
     }
+    let watches = watches(sim, id);
     if kind == "pendingThenFailed" {
         set_join(sim, id, Join::Failed);
-        callbacks::pending(sim, id, None).await;
+        if watches {
+            callbacks::pending(sim, id, None).await;
+        }
         return;
     }
     let conversation = if kind == "callbackWithoutState" {
         sim.world().rng.hex(32)
     } else {
-        accept(sim, id, url).id
+        let bound = accept(sim, id, url);
+        callbacks::attest(sim, id, &bound.inbox).await;
+        bound.id
     };
     let times = match kind {
+        _ if !watches => 0,
         "acceptedWithoutCallback" => 0,
         "callbackTwice" => 2,
         _ => 1,

@@ -5,6 +5,8 @@
 //! returned it. So every irreversible action is preceded by a decision on what is recorded.
 
 mod claiming;
+mod expiry;
+mod pending;
 mod provisioning;
 mod removal;
 mod restored;
@@ -21,13 +23,17 @@ use super::view::{Listed, View};
 use crate::api::ANNOTATION_ABANDON;
 use crate::api::agent_instance::{AgentInstance, OperationStatus, ReleaseMode, StepStatus};
 use crate::api::condition::Reason;
-use crate::domain::agent::{AgentStatus, Probe};
+use crate::domain::agent::{AgentStatus, HERMES, Probe};
 use crate::domain::backoff;
 use crate::domain::plan::{Class, Facts, Outcome, Repeat, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::{Liveness, Presence};
 
 pub use claiming::{ASK_AFTER_DEADLINE, QUARANTINE, QUARANTINE_GRACE, QUARANTINE_POLL};
 use claiming::{claiming, rejected};
+pub use expiry::SEEN_BEFORE_EXPIRY;
+use expiry::expired;
+pub use pending::GAVE_UP;
+use pending::pending;
 pub use provisioning::{current, progress_poll};
 use provisioning::{done, provisioning, troubled};
 use removal::removal;
@@ -101,7 +107,7 @@ pub enum Change {
     Judge(Judgement),
     /// A crashed agent runs again and shows its conversation: it is in use as before.
     Revive,
-    /// An interrupted join has happened: the agent is in use in this conversation.
+    /// An interrupted join has happened, or one that waited was accepted: the agent is in use in this conversation.
     Joined(String),
     /// A failed claim's agent was reset and is clean: it is watched.
     Settling,
@@ -222,7 +228,8 @@ fn judged(view: &View<'_>, state: &str, reason: &str, message: &str) -> Decision
     if !goes || phase::is_protected(view.instance) {
         return decision(Action::Wait, why, message, view.limits.tick);
     }
-    if phase::is_handed_out(view.instance) {
+    // While it waited for a person, nobody was in a conversation with it.
+    if phase::is_handed_out(view.instance) && !phase::waits_for_acceptance(view.instance) {
         let message = format!(
             "{message}; kept, because a claim was answered with it: release it or delete it"
         );

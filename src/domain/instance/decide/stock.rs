@@ -65,7 +65,7 @@ fn until_probe(view: &View<'_>) -> Duration {
 }
 
 /// A part of a duration, the same for the same id and evenly spread over ids (FNV-1a).
-fn share_of(duration: Duration, id: &str) -> Duration {
+pub(super) fn share_of(duration: Duration, id: &str) -> Duration {
     let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -94,6 +94,10 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
     if lost && let Some(decision) = status_lost(view) {
         return decision;
     }
+    if let Some(expired) = expired(view) {
+        return expired;
+    }
+    let waits = phase::waits_for_acceptance(view.instance);
     match &view.listed {
         Listed::Absent => return missing(view),
         Listed::Present(resource) => match resource.liveness {
@@ -122,7 +126,7 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             Liveness::Created if lost_its_deployment(view) => {
                 return ended(view, Judgement::Crashed);
             }
-            Liveness::Sleeping => {
+            Liveness::Sleeping if !waits => {
                 return decision(
                     Action::Wait,
                     Reason::Sleeping,
@@ -130,7 +134,11 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
                     view.limits.tick,
                 );
             }
-            Liveness::Created | Liveness::Starting | Liveness::Blocked | Liveness::Running => {}
+            Liveness::Created
+            | Liveness::Starting
+            | Liveness::Blocked
+            | Liveness::Running
+            | Liveness::Sleeping => {}
         },
         Listed::Unknown => {}
     }
@@ -142,15 +150,10 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             view.limits.tick,
         );
     }
-    let recorded = status.and_then(|s| s.claim.as_ref());
-    if outcome::of(view.instance) == Some(outcome::Outcome::Pending) {
-        return decision(
-            Action::Wait,
-            Reason::PendingAcceptance,
-            "joined; a person has to accept",
-            view.limits.tick,
-        );
+    if waits {
+        return pending(view);
     }
+    let recorded = status.and_then(|s| s.claim.as_ref());
     let conversation = recorded.and_then(|c| c.conversation_id.clone());
     match &view.evidence.probe {
         None if probe_is_due(view) => {

@@ -89,6 +89,19 @@ fn in_stock_or_use() -> Vec<Case> {
     for word in outcome::Outcome::ALL {
         all.extend([rejected(word), rejected(word).protected()]);
     }
+    // Their own limit is the one that the memories below stand around.
+    for mut case in [pending(), asleep(pending()), hermes(pending())] {
+        case.limits.pending_timeout = case.limits.stuck;
+        all.extend([case.clone(), case.protected()]);
+    }
+    let lifetime = seconds(3600);
+    for case in [claimed(), asleep(claimed()), pending(), claiming()] {
+        for ago in [lifetime, lifetime - Duration::from_millis(1)] {
+            let mut case = bound(case.clone(), ago);
+            case.limits.max_lifetime = Some(lifetime);
+            all.extend([case.clone(), case.protected()]);
+        }
+    }
     for case in [idle(), claiming(), claimed()] {
         all.extend([
             case.clone().released("Destroy"),
@@ -106,6 +119,7 @@ fn ending() -> Vec<Case> {
         idle(),
         claiming(),
         claimed(),
+        pending(),
         status_lost(),
     ] {
         for (state, reason) in [

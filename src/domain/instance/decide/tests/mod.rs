@@ -3,6 +3,8 @@
 mod building;
 mod claiming;
 mod exhaustive;
+mod expiry;
+mod pending;
 mod restored;
 mod returning;
 mod transitions;

@@ -235,13 +235,6 @@ fn a_lost_conversation_is_believed_in_the_second_reading() {
 }
 
 #[test]
-fn pending_acceptance_is_left_to_its_person() {
-    let case = pending().listed(Liveness::Running).probe(bound_to(None));
-    let decision = assert_acts(case.memory(|m| m.unbound_for = Some(OVER)), Action::Wait);
-    assert_eq!(decision.reason, Reason::PendingAcceptance);
-}
-
-#[test]
 fn a_lost_status_is_left_alone() {
     for listed in listings() {
         let mut case = status_lost().memory(|m| m.missing_for = Some(OVER));
