@@ -28,6 +28,9 @@ const GONE_POLL: Duration = Duration::from_millis(100);
 /// A claim call with less time than this is not sent.
 const CALL_LEAST: Duration = Duration::from_secs(1);
 
+/// The record has at least this long, also at the very end of the deadline.
+const RECORD_LEAST: Duration = Duration::from_millis(500);
+
 /// A reserved instance with its agent.
 struct Reserved<'a> {
     instance: &'a AgentInstance,
@@ -279,13 +282,17 @@ impl Inner {
         let new = status::claimed(reserved.instance, claim.clone(), text, now);
         let (api, name) = (self.api(run), reserved.instance.name_any());
         loop {
-            match patch::record(&api, &name, &run.id, &new).await {
+            let within = self.left(run).max(RECORD_LEAST);
+            let record = patch::record(&api, &name, &run.id, &new);
+            let Ok(recorded) = tokio::time::timeout(within, record).await else {
+                let text = "not confirmed within the claim's deadline".to_owned();
+                return Attempt::Stop(ClaimError::Cluster(text));
+            };
+            match recorded {
                 Ok(_) => break,
                 // The test failed, or the object is gone: not ours any more. Whoever comes next settles it.
                 Err(e) if e.is_invalid() || e.is_gone() => return Attempt::Stop(cluster(&e)),
-                Err(e) if self.left(run) < Duration::from_millis(200) => {
-                    return Attempt::Stop(cluster(&e));
-                }
+                Err(e) if self.left(run) < RECORD_LEAST => return Attempt::Stop(cluster(&e)),
                 Err(e) => {
                     tracing::warn!(instance = %name, error = %e, "claim not recorded yet; again");
                     self.clock.sleep(Duration::from_millis(100)).await;

@@ -16,7 +16,7 @@ use crate::claim::{ClaimAnswer, ClaimError};
 use crate::telemetry::metrics::ClaimResult;
 
 /// How much longer than its deadline a claim is waited for.
-const MARGIN: Duration = Duration::from_secs(30);
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// Serves a claim. It runs to its end in a task of its own: a caller who goes away changes nothing.
 pub async fn claim(call: &Call) -> Result<Response, ApiError> {

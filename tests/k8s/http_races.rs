@@ -25,10 +25,14 @@ fn named(answers: &[&Answer]) -> BTreeSet<String> {
         .collect()
 }
 
-/// 30 claims on 10, spread over these processes: 10 distinct agents, 20 refusals, and not one call or conversation more.
-async fn ten_of_thirty(world: &World, apis: &[&str]) {
-    let idle = world.wait_idle(10).await;
-    let claims = (0..30).map(|n| {
+const STOCK: usize = 50;
+const CLAIMS: usize = 200;
+
+/// 200 claims on 50, spread over these processes: 50 distinct agents, 150 refusals, and not one call or conversation
+/// more.
+async fn fifty_of_two_hundred(world: &World, apis: &[&str]) {
+    let idle = world.wait_idle(STOCK).await;
+    let claims = (0..CLAIMS).map(|n| {
         let body = json!({"agentName": format!("Agent {n}"), "instructions": "Be kind."});
         claim_at(apis[n % apis.len()], body)
     });
@@ -36,18 +40,22 @@ async fn ten_of_thirty(world: &World, apis: &[&str]) {
 
     let (good, none) = (of_status(&answers, 200), of_status(&answers, 503));
     let statuses: Vec<_> = answers.iter().map(|a| a.status).collect();
-    assert_eq!((good.len(), none.len()), (10, 20), "{statuses:?}");
+    assert_eq!(
+        (good.len(), none.len()),
+        (STOCK, CLAIMS - STOCK),
+        "{statuses:?}"
+    );
     assert!(none.iter().all(|a| a.body["code"] == "no_idle"));
     assert_eq!(
         named(&good),
         ids(&idle).into_iter().collect(),
-        "ten distinct ones"
+        "distinct ones"
     );
     let conversations: BTreeSet<_> = good
         .iter()
         .map(|a| text(&a.body, "conversationId"))
         .collect();
-    assert_eq!(conversations.len(), 10);
+    assert_eq!(conversations.len(), STOCK);
 
     let ledger = world.sim.ledger().await;
     let now = world.list().await;
@@ -64,38 +72,43 @@ async fn ten_of_thirty(world: &World, apis: &[&str]) {
         let recorded = instance.spec.claim.as_ref().unwrap();
         assert_eq!(recorded.agent_name, text(&answer.body, "agentName"));
     }
-    assert_eq!(world.in_phase(Phase::Claimed).await.len(), 10);
+    assert_eq!(world.in_phase(Phase::Claimed).await.len(), STOCK);
     assert_eq!(
         world.sim.services_ever().await.len(),
-        10,
+        STOCK,
         "the pool was full all along"
     );
 }
 
-fn ten() -> Value {
-    json!({"minIdle": 10, "maxTotal": 10})
+fn full() -> Value {
+    json!({"minIdle": STOCK, "maxTotal": STOCK})
 }
 
+/// acceptance: D15
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_claims_on_ten_agents() {
-    let world = World::with_pool("race-one", ten()).await;
+async fn two_hundred_claims_on_fifty_agents() {
+    let world = World::with_pool("race-one", full()).await;
     let api = world.operator.as_ref().unwrap().api.clone();
-    ten_of_thirty(&world, &[&api]).await;
+    fifty_of_two_hundred(&world, &[&api]).await;
     world.finish().await;
 }
 
+/// acceptance: D15
 #[tokio::test(flavor = "multi_thread")]
-async fn thirty_claims_on_ten_agents_over_two_processes() {
-    let world = World::with_pool("race-two", ten()).await;
-    let second = Operator::start("api", &world.environment(&[]));
-    wait_operator_ready(&second).await;
-    let api = world.operator.as_ref().unwrap().api.clone();
-    ten_of_thirty(&world, &[&api, &second.api]).await;
-    for (operator, log) in [
-        ("run", world.operator.as_ref().unwrap().log()),
-        ("api", second.log()),
-    ] {
-        assert!(log.contains("outcome=Bound"), "{operator} served some");
+async fn two_hundred_claims_on_fifty_agents_over_three_processes() {
+    let world = World::with_pool("race-three", full()).await;
+    let more: Vec<_> = (0..2)
+        .map(|_| Operator::start("api", &world.environment(&[])))
+        .collect();
+    for operator in &more {
+        wait_operator_ready(operator).await;
+    }
+    let first = world.operator.as_ref().unwrap();
+    let mut apis = vec![first.api.as_str()];
+    apis.extend(more.iter().map(|o| o.api.as_str()));
+    fifty_of_two_hundred(&world, &apis).await;
+    for operator in more.iter().chain([first]) {
+        assert!(operator.log().contains("outcome=Bound"), "each served some");
     }
     world.finish().await;
 }

@@ -241,7 +241,6 @@ impl Chaos {
     }
 }
 
-/// acceptance: D15
 #[tokio::test(flavor = "multi_thread")]
 async fn claims_while_everything_dies_stalls_and_fails() {
     let seed = setting("AGENTPOOL_RACE_SEED", fastrand::u64(..1_000_000));

@@ -194,7 +194,7 @@ async fn an_agent_gets_the_variables_of_its_profile_and_no_others() {
     }
 }
 
-/// acceptance: K06
+/// acceptance: K06, K09
 #[tokio::test(flavor = "multi_thread")]
 async fn both_dialects_are_waited_for_and_claimed() {
     for (dialect, recorded, polled, claimed) in [
