@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{AgentInstance, AgentPool};
+use crate::claim::replicas::Replicas;
 use crate::claim::stock::Stock;
 use crate::clock::{Clock, Rng};
 use crate::config::{Config, Role};
@@ -91,7 +92,9 @@ pub async fn run(config: Config) -> Result<()> {
     let memories = Arc::new(Memories::default());
     let filled = Filled::default();
     let stock = Arc::new(Stock::default());
-    let (pools, instances) = start_watches(&process, &memories, &stock, &filled);
+    let replicas = Replicas::new(process.holder.clone(), process.clock.clone());
+    let claims = (stock, Arc::new(replicas));
+    let (pools, instances) = start_watches(&process, &memories, &claims, &filled);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -107,7 +110,8 @@ pub async fn run(config: Config) -> Result<()> {
         http::operations_router(state),
     );
     if let Some((listener, api)) = api {
-        let router = api_router(&process, &api, pools.clone(), instances.clone(), stock)?;
+        let stores = (pools.clone(), instances.clone());
+        let router = api_router(&process, &api, stores, claims)?;
         serve(&process, "api", listener, router);
     }
     let prepared = start_prerequisites(&process);
