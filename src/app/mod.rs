@@ -42,6 +42,8 @@ use watches::{Filled, start_watches};
 
 /// How long a shutdown waits for what is in hand.
 const GRACE: Duration = Duration::from_secs(25);
+/// The most threads that work at a time.
+const THREADS_MAX: usize = 4;
 /// How often what is missing at start is looked for again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often the root key is read again.
@@ -65,6 +67,16 @@ struct Process {
     instance_queue: Queue<AgentInstance>,
     /// Set where the process stops by itself and not because it was told to.
     failed: AtomicBool,
+}
+
+/// As many threads as there are cores, four at most: what is done here waits for others, and each thread of a large node
+/// would hold memory of its own.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(THREADS_MAX))
+        .enable_all()
+        .build()
 }
 
 /// Runs a role until it is told to stop; an error where it stops by itself.
