@@ -8,7 +8,7 @@ CLUSTER_SH := deploy/local/cluster
 # clippy and cargo test give way to what the environment says.
 CARGO ?= cargo
 
-.PHONY: help demo demo-down build test sim soak lint fmt gen bench bench-decide bench-claim bench-restart acceptance ci cluster cluster-down
+.PHONY: help demo demo-down build test sim soak lint fmt gen bench bench-decide bench-claim bench-life bench-restart acceptance ci cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,13 +49,16 @@ define crd
 $(CARGO) run -q --bin agentpool -- crds --kind $(1) >crds/$(2).yaml.tmp && test -s crds/$(2).yaml.tmp && mv crds/$(2).yaml.tmp crds/$(2).yaml
 endef
 
-bench: bench-decide bench-claim bench-restart ## All benchmarks, one after the other; nothing else should run beside them
+bench: bench-decide bench-claim bench-life bench-restart ## All benchmarks, one after the other; nothing else should run beside them
 
 bench-decide: ## What a decision costs, for one instance and for a pool of 10,000
 	$(CARGO) bench --no-default-features --bench decide
 
-bench-claim: ## What a claim costs on a real API server: 1 and 64 callers, a pool of 500
+bench-claim: ## What a claim costs on a real API server: 1 to 256 callers, 1 to 3 replicas; SHORT=1 for a part of it
 	$(call whole-system,claim)
+
+bench-life: ## What a life costs at Railway, and how fast a pool fills
+	$(call whole-system,life)
 
 bench-restart: ## A restart with 10,000 claimed instances: time, memory, and what rest costs
 	$(call whole-system,restart)
@@ -64,7 +67,7 @@ bench-restart: ## A restart with 10,000 claimed instances: time, memory, and wha
 define whole-system
 $(CLUSTER_SH) build
 $(CARGO) bench --no-run --bench $(1)
-$(CLUSTER_SH) run -- bash -c 'AGENTPOOL_TEST_KUBECONFIG=$$KUBECONFIG $(CARGO) bench --bench $(1)'
+$(CLUSTER_SH) run -- bash -c 'AGENTPOOL_BENCH_SHORT=$(SHORT) AGENTPOOL_TEST_KUBECONFIG=$$KUBECONFIG $(CARGO) bench --bench $(1)'
 endef
 
 acceptance: ## What the last `make test` showed, row by row of docs/acceptance.md

@@ -1,7 +1,8 @@
-//! What a claim costs of our own: one caller and 64, a pool of 500, agents that answer at once, a real API server.
+//! What a claim costs: 1 to 256 callers at 1 to 3 API processes, agents that answer at once, a real API server.
 //!
-//! `make bench-claim`. Own overhead = the caller's time less what the agents took (the answer's Server-Timing). Beside
-//! it, in the same run, the baseline: the two writes alone, sent by a kube client without any operator.
+//! `make bench-claim`, or `make bench-claim SHORT=1` for a part of it. Own overhead = the answer's Server-Timing, all of
+//! it less what the agents took. Above it, in the same run, the baseline: the two writes alone, sent by a kube client
+//! before any operator runs. CPU time says more than the clock where the machine is shared.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -17,77 +18,154 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agentpool::api::AgentInstance;
-use agentpool::domain::instance::phase::Phase;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, ResourceExt};
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use support::operator::{KEY, Operator};
+use support::process::{self, ControlPlane};
+use support::seed::Seeder;
 use support::wait::until;
-use support::world::{POOL, World};
-use support::{Quantiles, metric, writes, written};
+use support::world::World;
+use support::{LONG, Quantiles, Requests, metric};
 
-const STOCK: usize = 500;
-const ALONE: usize = 100;
-const TOGETHER: usize = 64;
-const LONG: Duration = Duration::from_secs(600);
+/// Agents in stock beyond what is claimed: nobody may be refused.
+const SPARE: usize = 16;
 
 #[tokio::main]
 async fn main() {
-    let mut world = World::bare("bench-claim").await;
-    baseline(&world).await;
-    let api = fill(&mut world).await;
-    let caller = Arc::new(Caller::new(&api));
-    // Connections and caches warm.
-    for _ in 0..10 {
-        caller.claim().await;
+    let short = std::env::var("AGENTPOOL_BENCH_SHORT").is_ok_and(|v| !v.is_empty());
+    // Callers, and claims of each.
+    let (matrix, replicas): (&[(usize, usize)], usize) = if short {
+        (&[(1, 40), (64, 4)], 2)
+    } else {
+        (&[(1, 200), (16, 25), (64, 12), (256, 4)], 3)
+    };
+    let world = World::bare("bench-claim").await;
+    let spec =
+        json!({"minIdle": 0, "maxTotal": 10_000, "paused": ["Refill"], "tickIntervalSeconds": 300});
+    let seeder = Seeder::new(&world, spec).await;
+    let mut bench = Bench::new(world, seeder);
+    println!("{HEAD}");
+    for (callers, each) in matrix {
+        bench.baseline(*callers, *each).await;
     }
-    measure(&world, &caller, 1, ALONE).await;
-    let rest = world.in_phase(Phase::Idle).await.len();
-    measure(&world, &caller, TOGETHER, rest).await;
-    assert_eq!(
-        world.in_phase(Phase::Idle).await.len(),
-        0,
-        "all were handed out"
-    );
-    world.sim.check_invariants().await;
-    life(&world).await;
+    bench.remove_bare().await;
+    let quiet = bench.world.environment(&[("LOG_LEVEL", "warn")]);
+    bench.controller = Some(Operator::start("controller", &quiet));
+    for _ in 0..replicas {
+        bench.apis.push(Operator::start("api", &quiet));
+        // Its connections are made, at every replica.
+        bench.stock(bench.apis.len() * 8 + SPARE).await;
+        bench.claims(8, bench.apis.len()).await;
+        for (callers, each) in matrix {
+            bench.stock(callers * each + SPARE).await;
+            let before = bench.used().await;
+            let (all, refused, wall) = bench.claims(*callers, *each).await;
+            let used = bench.used().await.since(&before);
+            bench.row(*callers, all, refused, wall, &used);
+        }
+    }
+    bench.world.sim.check_invariants().await;
 }
 
-/// Two conditional writes on one object, as a claim makes them, by one caller and by 64.
-async fn baseline(world: &World) {
-    let api: Api<AgentInstance> = world.instances();
-    let object = |i: usize| {
-        serde_json::from_value::<AgentInstance>(json!({
-            "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance", "metadata": {"name": format!("base-{i}")},
-            "spec": {"id": format!("base{i:08}"), "poolRef": {"name": "none"}, "providerName": format!("base-{i}"),
-                "turn": 1, "template": {"revision": "none-1", "hash": "1"}}}))
-        .unwrap()
-    };
-    for i in 0..TOGETHER {
-        api.create(&PostParams::default(), &object(i))
-            .await
-            .unwrap();
+const HEAD: &str = "replicas callers  claims   p50 ms   p99 ms      /s refused | per claim: writes  (spec status event pool)   409 reads | CPU ms:   api controller apiserver   etcd agents";
+
+struct Bench {
+    world: World,
+    seeder: Seeder,
+    plane: ControlPlane,
+    controller: Option<Operator>,
+    apis: Vec<Operator>,
+    http: reqwest::Client,
+    next: Arc<AtomicUsize>,
+    seeded: usize,
+}
+
+/// What was used so far.
+struct Used {
+    requests: Requests,
+    /// API, controller, API server, etcd, simulator: milliseconds.
+    cpu: [f64; 5],
+}
+
+impl Used {
+    fn since(self, before: &Self) -> Self {
+        Self {
+            requests: self.requests.since(&before.requests),
+            cpu: std::array::from_fn(|i| self.cpu[i] - before.cpu[i]),
+        }
     }
-    for callers in [1, TOGETHER] {
-        let rounds = if callers == 1 { 100 } else { 8 };
+}
+
+impl Bench {
+    fn new(world: World, seeder: Seeder) -> Self {
+        let plane = ControlPlane::of(&world.environment(&[])["KUBECONFIG"]);
+        Self {
+            world,
+            seeder,
+            plane,
+            controller: None,
+            apis: vec![],
+            http: reqwest::Client::new(),
+            next: Arc::default(),
+            seeded: 0,
+        }
+    }
+
+    async fn used(&self) -> Used {
+        let all =
+            |operators: &[Operator]| operators.iter().map(|o| process::cpu(o.pid())).sum::<f64>();
+        let controller = self.controller.as_ref().map(|o| process::cpu(o.pid()));
+        let (api_server, etcd) = self.plane.cpu();
+        let sim = process::cpu(self.world.sim.pid());
+        Used {
+            requests: Requests::so_far(&self.world.client).await,
+            cpu: [
+                all(&self.apis),
+                controller.unwrap_or_default(),
+                api_server,
+                etcd,
+                sim,
+            ],
+        }
+    }
+
+    /// Fills up to so many in stock, and waits until every replica shows them.
+    async fn stock(&mut self, wanted: usize) {
+        let taken = self.next.load(Ordering::SeqCst);
+        let missing = (taken + wanted).saturating_sub(self.seeded);
+        self.seeder
+            .seed(&self.world, self.seeded, missing, false)
+            .await;
+        self.seeded += missing;
+        let idle = self.seeded - taken;
+        for operator in self.apis.iter().chain(&self.controller) {
+            until("the stock is seen", LONG, || async {
+                let shown = metric(
+                    &operator.operations,
+                    "agentpool_instances",
+                    "phase=\"Idle\"",
+                );
+                (shown.await as usize == idle).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// `callers` at a time claim `each`; own overheads, refusals and the time it took.
+    async fn claims(&self, callers: usize, each: usize) -> (Vec<Duration>, usize, Duration) {
         let began = Instant::now();
-        let tasks = (0..callers).map(|i| {
-            let api = api.clone();
+        let tasks = (0..callers).map(|caller| {
+            let caller = Caller {
+                http: self.http.clone(),
+                url: format!("{}/api/pool/claim", self.apis[caller % self.apis.len()].api),
+                next: self.next.clone(),
+            };
             tokio::spawn(async move {
                 let mut all = vec![];
-                for n in 0..rounds {
-                    let (name, began) = (format!("base-{i}"), Instant::now());
-                    let spec = json!({"metadata": {"annotations": {"bench": n.to_string()}}});
-                    let params = PatchParams::default();
-                    api.patch(&name, &params, &Patch::Merge(spec))
-                        .await
-                        .unwrap();
-                    let status = json!({"status": {"phase": format!("Bench{n}")}});
-                    api.patch_status(&name, &params, &Patch::Merge(status))
-                        .await
-                        .unwrap();
-                    all.push(began.elapsed());
+                for _ in 0..each {
+                    all.push(caller.claim().await);
                 }
                 all
             })
@@ -96,176 +174,118 @@ async fn baseline(world: &World) {
         for task in tasks.collect::<Vec<_>>() {
             all.extend(task.await.unwrap());
         }
-        let pairs = all.len() as f64 / began.elapsed().as_secs_f64();
-        println!(
-            "baseline: two writes, {callers:>2} callers   {}   {pairs:.0}/s",
-            Quantiles::of(all).line()
-        );
+        let wall = began.elapsed();
+        let refused = all.iter().filter(|own| own.is_none()).count();
+        (all.into_iter().flatten().collect(), refused, wall)
     }
-    let all = api.list(&ListParams::default()).await.unwrap();
-    for i in all {
-        api.delete(&i.name_any(), &DeleteParams::default())
-            .await
-            .unwrap();
+
+    /// Two writes on one object, as a claim makes them.
+    async fn baseline(&self, callers: usize, each: usize) {
+        let api = self.world.instances();
+        for i in 0..callers {
+            // From a smaller number of callers it may be there.
+            let _ = api.create(&PostParams::default(), &bare(i)).await;
+        }
+        let before = self.used().await;
+        let began = Instant::now();
+        let tasks = (0..callers).map(|i| tokio::spawn(pairs(api.clone(), i, each)));
+        let mut all = vec![];
+        for task in tasks.collect::<Vec<_>>() {
+            all.extend(task.await.unwrap());
+        }
+        let wall = began.elapsed();
+        let used = self.used().await.since(&before);
+        self.row(callers, all, 0, wall, &used);
+    }
+
+    async fn remove_bare(&self) {
+        let api = self.world.instances();
+        for object in self.world.list().await {
+            let name = object.metadata.name.unwrap_or_default();
+            api.delete(&name, &DeleteParams::default()).await.unwrap();
+        }
+    }
+
+    fn row(&self, callers: usize, all: Vec<Duration>, refused: usize, wall: Duration, used: &Used) {
+        let replicas = match self.apis.len() {
+            0 => "bare".to_owned(),
+            n => n.to_string(),
+        };
+        let claims = all.len();
+        let rate = claims as f64 / wall.as_secs_f64();
+        let quantiles = Quantiles::of(all);
+        let per = |count: f64| count / claims as f64;
+        let writes = |key: &str| per(used.requests.writes(key) as f64);
+        let [api, controller, server, etcd, sim] = used.cpu.map(per);
+        println!(
+            "{replicas:>8} {callers:>7} {claims:>7} {:>8.1} {:>8.1} {rate:>7.0} {refused:>7} |            {:>6.2}  ({:>4.2} {:>6.2} {:>5.2} {:>4.2}) {:>5.2} {:>5.2} |         {api:>5.2} {controller:>10.2} {server:>9.2} {etcd:>6.2} {sim:>6.2}",
+            quantiles.at(50.0),
+            quantiles.at(99.0),
+            per(used.requests.all_writes() as f64),
+            writes("agentinstances"),
+            writes("agentinstances/status"),
+            writes("events"),
+            writes("agentpools/status"),
+            per(used.requests.conflicts() as f64),
+            per(used.requests.reads("agentinstances") as f64),
+        );
     }
 }
 
-/// Fills the pool and stops its refill; the API that serves it.
-async fn fill(world: &mut World) -> Operator {
-    let at_once = json!({"boot": 0, "convosLoad": 0, "status": 0, "create": 0, "join": 0});
-    world.sim.set("agents", json!({"defaults": at_once})).await;
-    let open = json!({"limits": {"perHour": 100_000_000, "perSecond": 1_000_000}});
-    world.sim.set("railway", open).await;
-    let quiet = [("LOG_LEVEL", "warn")];
-    let controller = Operator::start("controller", &world.environment(&quiet));
-    world.operator = Some(controller);
-    let api = Operator::start("api", &world.environment(&quiet));
-    let began = Instant::now();
-    let spec = json!({"minIdle": STOCK, "maxTotal": STOCK, "tickIntervalSeconds": 30});
-    world.create_pool(POOL, spec).await;
-    until("the pool is full", LONG, || async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        (world.in_phase(Phase::Idle).await.len() == STOCK).then_some(())
-    })
-    .await;
-    let took = began.elapsed().as_secs_f64();
-    println!(
-        "fill of {STOCK}: {took:.1} s   {:.0}/s",
-        STOCK as f64 / took
-    );
-    world.patch_pool(json!({"paused": ["Refill"]})).await;
-    until("the API has it all", LONG, || async {
-        let idle = metric(&api.operations, "agentpool_instances", "phase=\"Idle\"").await;
-        (idle as usize == STOCK).then_some(())
-    })
-    .await;
-    api
+fn bare(i: usize) -> AgentInstance {
+    serde_json::from_value(json!({
+        "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance", "metadata": {"name": format!("base-{i}")},
+        "spec": {"id": format!("base{i:08}"), "poolRef": {"name": "none"}, "providerName": format!("base-{i}"),
+            "turn": 1, "template": {"revision": "none-1", "hash": "1"}}}))
+    .unwrap()
+}
+
+async fn pairs(api: Api<AgentInstance>, i: usize, rounds: usize) -> Vec<Duration> {
+    let (mut all, name, params) = (vec![], format!("base-{i}"), PatchParams::default());
+    for n in 0..rounds {
+        let began = Instant::now();
+        let spec =
+            json!({"metadata": {"managedFields": [{}], "annotations": {"bench": n.to_string()}}});
+        api.patch(&name, &params, &Patch::Merge(spec))
+            .await
+            .unwrap();
+        let status = json!({"status": {"phase": format!("Bench{n}")}});
+        api.patch_status(&name, &params, &Patch::Merge(status))
+            .await
+            .unwrap();
+        all.push(began.elapsed());
+    }
+    all
 }
 
 struct Caller {
     http: reqwest::Client,
     url: String,
-    next: AtomicUsize,
+    next: Arc<AtomicUsize>,
 }
 
 impl Caller {
-    fn new(api: &Operator) -> Self {
-        Self {
-            http: reqwest::Client::new(),
-            url: format!("{}/api/pool/claim", api.api),
-            next: AtomicUsize::new(0),
-        }
-    }
-
-    /// One claim: its whole time, and the part that was not the agent's.
-    async fn claim(&self) -> (Duration, Duration) {
-        let n = self.next.fetch_add(1, Ordering::Relaxed);
+    /// One claim: the part of its time that was not the agent's; `None`: refused, though there was stock.
+    async fn claim(&self) -> Option<Duration> {
+        let n = self.next.fetch_add(1, Ordering::SeqCst);
         let body = json!({"agentName": format!("Agent {n}"), "instructions": "x".repeat(500)});
-        let began = Instant::now();
-        let sent = self
-            .http
-            .post(&self.url)
-            .bearer_auth(KEY)
-            .json(&body)
-            .send();
-        let answer = sent.await.unwrap();
+        let sent = self.http.post(&self.url).bearer_auth(KEY).json(&body);
+        let answer = sent.send().await.unwrap();
         let (status, timing) = (
             answer.status(),
             answer.headers().get("server-timing").cloned(),
         );
-        let text = answer.text().await.unwrap();
-        let took = began.elapsed();
-        assert_eq!(status, 200, "refused while stock was left: {text}");
+        if status != 200 {
+            self.next.fetch_sub(1, Ordering::SeqCst);
+            eprintln!("refused: {}", answer.text().await.unwrap());
+            return None;
+        }
         let timing = timing.unwrap();
-        let timing = timing.to_str().unwrap();
-        let agent = timing
-            .split("agent;dur=")
-            .nth(1)
-            .unwrap()
-            .split(',')
-            .next()
-            .unwrap();
-        let agent = Duration::from_secs_f64(agent.parse::<f64>().unwrap() / 1000.0);
-        (took, took.saturating_sub(agent))
+        let part = |name: &str| {
+            let text = timing.to_str().unwrap().split(name).nth(1).unwrap();
+            let millis: f64 = text.split(',').next().unwrap().parse().unwrap();
+            Duration::from_secs_f64(millis / 1000.0)
+        };
+        Some(part("total;dur=").saturating_sub(part("agent;dur=")))
     }
-}
-
-async fn measure(world: &World, caller: &Arc<Caller>, callers: usize, claims: usize) {
-    let before = writes(&world.client).await;
-    let left = Arc::new(AtomicUsize::new(claims));
-    let began = Instant::now();
-    let tasks = (0..callers).map(|_| {
-        let (caller, left) = (caller.clone(), left.clone());
-        tokio::spawn(async move {
-            let mut all = vec![];
-            while left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
-                .is_ok()
-            {
-                all.push(caller.claim().await);
-            }
-            all
-        })
-    });
-    let mut all = vec![];
-    for task in tasks.collect::<Vec<_>>() {
-        all.extend(task.await.unwrap());
-    }
-    let rate = all.len() as f64 / began.elapsed().as_secs_f64();
-    let after = writes(&world.client).await;
-    let (whole, own): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-    println!(
-        "claims, {callers:>2} callers: whole      {}   {rate:.0}/s",
-        Quantiles::of(whole).line()
-    );
-    println!(
-        "claims, {callers:>2} callers: overhead   {}",
-        Quantiles::of(own).line()
-    );
-    let grown = written(&before, &after);
-    let of = |key: &str| grown.get(key).copied().unwrap_or_default() as f64 / claims as f64;
-    println!(
-        "writes per claim: agentinstances {:.2}, their status {:.2} (the claim's two, and what the controller adds); all: {grown:?}",
-        of("agentinstances"),
-        of("agentinstances/status")
-    );
-}
-
-/// Deletes everything, and says what a life cost at Railway.
-async fn life(world: &World) {
-    let delete = DeleteParams::default();
-    world.pools().delete(POOL, &delete).await.unwrap();
-    let all = ListParams::default();
-    world
-        .instances()
-        .delete_collection(&delete, &all)
-        .await
-        .unwrap();
-    until("all are gone", LONG, || async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        world.list().await.is_empty().then_some(())
-    })
-    .await;
-    assert!(world.sim.live_services().await.is_empty());
-    let mut by_operation = std::collections::BTreeMap::<String, usize>::new();
-    for call in world.sim.calls("railway").await {
-        *by_operation
-            .entry(call["operation"].as_str().unwrap_or("?").to_owned())
-            .or_default() += 1;
-    }
-    let shared: usize = by_operation
-        .iter()
-        .filter(|(o, _)| is_shared(o))
-        .map(|(_, n)| n)
-        .sum();
-    let own: usize = by_operation.values().sum::<usize>() - shared;
-    println!(
-        "Railway requests per life, rename included: {:.2}, and {shared} shared listings in all; {by_operation:?}",
-        own as f64 / STOCK as f64
-    );
-}
-
-/// Listings and scope, which all instances share.
-fn is_shared(operation: &str) -> bool {
-    ["RwFleet", "RwProject", "RwEnvironments", "RwProjectToken"].contains(&operation)
 }

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Serve(config)) => {
             let served = telemetry::logs::init(&config.log_level, config.log_format)
                 .map_err(anyhow::Error::from)
-                .and_then(|()| tokio::runtime::Runtime::new().context("cannot start the runtime"))
+                .and_then(|()| app::runtime().context("cannot start the runtime"))
                 .and_then(|runtime| runtime.block_on(app::run(*config)));
             served.map_or_else(|error| fail(&format!("{error:#}")), |()| ExitCode::SUCCESS)
         }

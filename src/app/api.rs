@@ -17,6 +17,7 @@ use super::{Process, RETRY};
 use crate::api::agent_pool::RuntimeAuth;
 use crate::api::{AgentInstance, AgentPool};
 use crate::claim::cache::Candidates;
+use crate::claim::replicas::Replicas;
 use crate::claim::service::ClaimService;
 use crate::claim::stock::Stock;
 use crate::config::{API_KEY_VARIABLE, ApiConfig, ApiKeySource};
@@ -28,14 +29,13 @@ use crate::operations::Operations;
 pub(super) fn api_router(
     process: &Arc<Process>,
     api: &ApiConfig,
-    pools: Store<AgentPool>,
-    instances: Store<AgentInstance>,
-    stock: Arc<Stock>,
+    (pools, instances): (Store<AgentPool>, Store<AgentInstance>),
+    claims: (Arc<Stock>, Arc<Replicas>),
 ) -> Result<Router> {
     let candidates = Candidates::new(
         process.client.clone(),
         instances.clone(),
-        stock,
+        claims,
         process.clock.clone(),
         process.rng.clone(),
     );

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{AgentInstance, AgentPool};
+use crate::claim::replicas::Replicas;
 use crate::claim::stock::Stock;
 use crate::clock::{Clock, Rng};
 use crate::config::{Config, Role};
@@ -41,6 +42,8 @@ use watches::{Filled, start_watches};
 
 /// How long a shutdown waits for what is in hand.
 const GRACE: Duration = Duration::from_secs(25);
+/// The most threads that work at a time.
+const THREADS_MAX: usize = 4;
 /// How often what is missing at start is looked for again.
 const RETRY: Duration = Duration::from_secs(2);
 /// How often the root key is read again.
@@ -64,6 +67,16 @@ struct Process {
     instance_queue: Queue<AgentInstance>,
     /// Set where the process stops by itself and not because it was told to.
     failed: AtomicBool,
+}
+
+/// As many threads as there are cores, four at most: what is done here waits for others, and each thread of a large node
+/// would hold memory of its own.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.min(THREADS_MAX))
+        .enable_all()
+        .build()
 }
 
 /// Runs a role until it is told to stop; an error where it stops by itself.
@@ -91,7 +104,9 @@ pub async fn run(config: Config) -> Result<()> {
     let memories = Arc::new(Memories::default());
     let filled = Filled::default();
     let stock = Arc::new(Stock::default());
-    let (pools, instances) = start_watches(&process, &memories, &stock, &filled);
+    let replicas = Replicas::new(process.holder.clone(), process.clock.clone());
+    let claims = (stock, Arc::new(replicas));
+    let (pools, instances) = start_watches(&process, &memories, &claims, &filled);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -107,7 +122,8 @@ pub async fn run(config: Config) -> Result<()> {
         http::operations_router(state),
     );
     if let Some((listener, api)) = api {
-        let router = api_router(&process, &api, pools.clone(), instances.clone(), stock)?;
+        let stores = (pools.clone(), instances.clone());
+        let router = api_router(&process, &api, stores, claims)?;
         serve(&process, "api", listener, router);
     }
     let prepared = start_prerequisites(&process);

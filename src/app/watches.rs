@@ -9,6 +9,7 @@ use tokio::sync::SetOnce;
 use super::Process;
 use super::ports::task;
 use crate::api::{AgentInstance, AgentPool};
+use crate::claim::replicas::Replicas;
 use crate::claim::stock::Stock;
 use crate::controllers::memory::Memories;
 use crate::k8s::watch::{self, Touch};
@@ -32,7 +33,7 @@ impl Filled {
 pub(super) fn start_watches(
     process: &Arc<Process>,
     memories: &Arc<Memories>,
-    stock: &Arc<Stock>,
+    claims: &(Arc<Stock>, Arc<Replicas>),
     filled: &Filled,
 ) -> (Store<AgentPool>, Store<AgentInstance>) {
     let namespace = process.config.namespace.as_deref();
@@ -59,7 +60,7 @@ pub(super) fn start_watches(
     let (instances, watching) = watch::start(
         watch::api(&process.client, namespace),
         watch::trim_instance,
-        instance_touched(process, memories, stock),
+        instance_touched(process, memories, claims),
     );
     start_watch(
         process,
@@ -71,14 +72,14 @@ pub(super) fn start_watches(
     (pools, instances)
 }
 
-/// Who hears of an instance: its own reconcile and its pool's, the memories and the stock.
+/// Who hears of an instance: its own reconcile and its pool's, the memories, and what claims choose by.
 fn instance_touched(
     process: &Arc<Process>,
     memories: &Arc<Memories>,
-    stock: &Arc<Stock>,
+    claims: &(Arc<Stock>, Arc<Replicas>),
 ) -> impl Fn(Touch<'_, AgentInstance>) + Send + Sync + 'static {
     let (own, of_pools) = (process.instance_queue.clone(), process.pool_queue.clone());
-    let (memories, stock) = (memories.clone(), stock.clone());
+    let (memories, (stock, replicas)) = (memories.clone(), claims.clone());
     let push = move |instance: &AgentInstance| {
         own.push(ObjectRef::from_obj(instance));
         let namespace = instance.namespace().unwrap_or_default();
@@ -95,6 +96,7 @@ fn instance_touched(
         }
         Touch::Seen(instance) => {
             stock.seen(instance);
+            replicas.seen(instance);
             push(instance);
         }
         Touch::Gone(instance) => {

@@ -8,7 +8,8 @@ use kube::api::ListParams;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 
-use super::stock::Stock;
+use super::replicas::Replicas;
+use super::stock::{Entry, Stock};
 use crate::api::{AgentInstance, AgentPool, LABEL_PROTECTED};
 use crate::clock::{Clock, Monotonic, Rng};
 use crate::domain::claim as judgement;
@@ -26,6 +27,7 @@ pub struct Candidates {
     client: Client,
     instances: Store<AgentInstance>,
     stock: Arc<Stock>,
+    replicas: Arc<Replicas>,
     clock: Clock,
     rng: Rng,
     used: Mutex<Used>,
@@ -51,11 +53,11 @@ struct Listed {
 }
 
 impl Candidates {
-    /// Candidates from the watch cache; `stock` is kept by the same watch.
+    /// Candidates from the watch cache; `stock` and `replicas` are kept by the same watch.
     pub fn new(
         client: Client,
         instances: Store<AgentInstance>,
-        stock: Arc<Stock>,
+        (stock, replicas): (Arc<Stock>, Arc<Replicas>),
         clock: Clock,
         rng: Rng,
     ) -> Self {
@@ -63,6 +65,7 @@ impl Candidates {
             client,
             instances,
             stock,
+            replicas,
             clock,
             rng,
             used: Mutex::default(),
@@ -80,18 +83,36 @@ impl Candidates {
         InFlight { of: self.clone() }
     }
 
-    /// Takes a candidate of the pool from the watch cache: one of the first few, by chance.
+    /// Takes a candidate of the pool from the watch cache: one of the first few, by chance; where other replicas claim
+    /// too, one that they leave to this one.
     pub fn take(&self, pool: &AgentPool, runtime: Option<&str>) -> Option<Arc<AgentInstance>> {
         let key = (pool.namespace().unwrap_or_default(), pool.name_any());
+        let found = |entry: &Entry| {
+            let object = ObjectRef::new(&entry.name).within(&key.0);
+            let found = self.instances.get(&object);
+            found.filter(|i| is_wanted(i, runtime))
+        };
         self.used(|used| {
             let window = judgement::window(used.in_flight);
             let mut free = vec![];
-            self.stock.walk(&key, pool.spec.claim.order, |name| {
-                let found = self.instances.get(&ObjectRef::new(name).within(&key.0));
-                free.extend(found.filter(|i| is_wanted(i, runtime) && used.is_free(i)));
+            self.stock.walk(&key, pool.spec.claim.order, |entry| {
+                // The object itself is looked at only where its name is not enough: there may be hundreds.
+                let fits = !used.taken.contains(&entry.uid)
+                    && ((runtime.is_none() && !used.stale.contains_key(&entry.uid))
+                        || found(entry).is_some_and(|i| used.is_free(&i)));
+                free.extend(fits.then(|| entry.clone()));
                 free.len() >= window
             });
-            self.choose(used, &free)
+            let mut free = self.replicas.preference().share(free, |entry| &entry.id);
+            while !free.is_empty() {
+                let entry = free.swap_remove(self.rng.below(free.len()));
+                // The stock is told of a change after the cache has it.
+                if let Some(instance) = found(&entry).filter(|i| used.is_free(i)) {
+                    used.taken.insert(uid(&instance));
+                    return Some(instance);
+                }
+            }
+            None
         })
     }
 
@@ -99,15 +120,12 @@ impl Candidates {
     pub fn take_from(&self, candidates: &[Arc<AgentInstance>]) -> Option<Arc<AgentInstance>> {
         self.used(|used| {
             let free = candidates.iter().filter(|i| used.is_free(i));
-            let free: Vec<_> = free.cloned().collect();
-            self.choose(used, &free)
+            let preference = self.replicas.preference();
+            let free = preference.share(free.collect(), |i| &i.spec.id);
+            let chosen = (*free.get(self.rng.below(free.len()))?).clone();
+            used.taken.insert(uid(&chosen));
+            Some(chosen)
         })
-    }
-
-    fn choose(&self, used: &mut Used, free: &[Arc<AgentInstance>]) -> Option<Arc<AgentInstance>> {
-        let chosen = free.get(self.rng.below(free.len()))?.clone();
-        used.taken.insert(uid(&chosen));
-        Some(chosen)
     }
 
     /// Whether the watch still shows this instance.

@@ -3,6 +3,7 @@
 //! May use `api`, `domain`, `k8s`, `runtime` and the provider's trait. It needs no leader: every replica claims.
 
 pub mod cache;
+pub mod replicas;
 mod reserve;
 pub mod service;
 mod settle;

@@ -4,7 +4,7 @@
 //! taken from the cache when it is wanted, and judged again there.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::ResourceExt;
 
@@ -14,13 +14,23 @@ use crate::domain::instance::phase;
 
 /// Namespace and name of a pool.
 type PoolKey = (String, String);
-/// Age, id and object name: the order in which they are claimed, oldest first.
-type Entry = (Option<jiff::Timestamp>, String, String);
+
+/// One claimable instance; they are claimed by age, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    created: Option<jiff::Timestamp>,
+    /// `spec.id`.
+    pub id: String,
+    /// The object's name.
+    pub name: String,
+    /// The object's UID.
+    pub uid: String,
+}
 
 /// The claimable instances of every pool.
 #[derive(Default)]
 pub struct Stock {
-    pools: Mutex<HashMap<PoolKey, BTreeSet<Entry>>>,
+    pools: Mutex<HashMap<PoolKey, BTreeSet<Arc<Entry>>>>,
 }
 
 impl Stock {
@@ -30,7 +40,7 @@ impl Stock {
         self.with(|pools| {
             let pool = pools.entry(pool_of(instance)).or_default();
             if claimable {
-                pool.insert(entry(instance));
+                pool.insert(Arc::new(entry(instance)));
             } else {
                 pool.remove(&entry(instance));
             }
@@ -55,20 +65,24 @@ impl Stock {
         self.with(HashMap::clear);
     }
 
-    /// Object names in the pool's order, until `enough` says so of the one it is given.
-    pub fn walk(&self, pool: &PoolKey, order: ClaimOrder, mut enough: impl FnMut(&str) -> bool) {
+    /// What is there in the pool's order, until `enough` says so of the one it is given.
+    pub fn walk(
+        &self,
+        pool: &PoolKey,
+        order: ClaimOrder,
+        mut enough: impl FnMut(&Arc<Entry>) -> bool,
+    ) {
         self.with(|pools| {
             let Some(pool) = pools.get(pool) else { return };
             // True for the first that is enough: the walk ends there.
-            let mut ends = |(_, _, name): &Entry| enough(name);
             match order {
-                ClaimOrder::Oldest => pool.iter().any(&mut ends),
-                ClaimOrder::Newest => pool.iter().rev().any(&mut ends),
+                ClaimOrder::Oldest => pool.iter().any(&mut enough),
+                ClaimOrder::Newest => pool.iter().rev().any(&mut enough),
             };
         });
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<PoolKey, BTreeSet<Entry>>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<PoolKey, BTreeSet<Arc<Entry>>>) -> T) -> T {
         work(&mut self.pools.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -81,11 +95,12 @@ fn pool_of(instance: &AgentInstance) -> PoolKey {
 }
 
 fn entry(instance: &AgentInstance) -> Entry {
-    (
-        instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
-        instance.spec.id.clone(),
-        instance.name_any(),
-    )
+    Entry {
+        created: instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
+        id: instance.spec.id.clone(),
+        name: instance.name_any(),
+        uid: instance.metadata.uid.clone().unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]
@@ -107,8 +122,8 @@ mod tests {
 
     fn names(stock: &Stock, order: ClaimOrder) -> Vec<String> {
         let mut all = vec![];
-        stock.walk(&("n".into(), "p".into()), order, |name| {
-            all.push(name.to_owned());
+        stock.walk(&("n".into(), "p".into()), order, |entry| {
+            all.push(entry.name.clone());
             false
         });
         all
@@ -129,9 +144,9 @@ mod tests {
         assert_eq!(names(&stock, ClaimOrder::Oldest), ["a", "b", "young"]);
         assert_eq!(names(&stock, ClaimOrder::Newest), ["young", "b", "a"]);
         let mut walked = 0;
-        stock.walk(&("n".into(), "p".into()), ClaimOrder::Oldest, |name| {
+        stock.walk(&("n".into(), "p".into()), ClaimOrder::Oldest, |entry| {
             walked += 1;
-            name == "b"
+            entry.name == "b"
         });
         assert_eq!(walked, 2, "it ends where it is told to");
     }

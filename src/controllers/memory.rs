@@ -60,7 +60,8 @@ pub struct Renames {
 /// All instances, remembered by UID.
 #[derive(Default)]
 pub struct Memories {
-    all: Mutex<HashMap<String, Remembered>>,
+    /// Boxed: a table that has grown is half empty, and these are large.
+    all: Mutex<HashMap<String, Box<Remembered>>>,
     /// Objects that are being created by this process at this moment, by namespace and name.
     creating: Mutex<HashSet<(String, String)>>,
 }

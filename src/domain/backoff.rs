@@ -76,9 +76,25 @@ pub fn jittered(duration: Duration, fraction: f64) -> Duration {
     duration.mul_f64(1.0 + 0.1 * fraction.clamp(0.0, 1.0))
 }
 
+/// How long a pool rests after a pass over all its instances: each change of an instance asks for another one.
+///
+/// Four times what the pass took, so that a large pool leaves the core to others; short enough that a claimed agent's
+/// replacement begins within the second.
+pub fn rest(took: Duration) -> Duration {
+    (4 * took).clamp(Duration::from_millis(100), Duration::from_millis(500))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_rests_longer_than_it_works_and_never_long() {
+        let millis = Duration::from_millis;
+        assert_eq!(rest(millis(0)), millis(100));
+        assert_eq!(rest(millis(50)), millis(200));
+        assert_eq!(rest(millis(5_000)), millis(500));
+    }
 
     #[test]
     fn doubling_has_a_cap_and_never_overflows() {

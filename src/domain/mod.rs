@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod backoff;
+pub mod candidates;
 pub mod claim;
 pub mod instance;
 pub mod invariant;

@@ -66,14 +66,19 @@ fn at_version(instance: &AgentInstance) -> PatchOperation {
     })
 }
 
-/// Sets the claim on an instance as it was read. 409: somebody wrote since.
+/// Sets the claim on an instance as it was read, and ends the API server's book-keeping of who wrote which field. 409: somebody wrote since.
 pub async fn reserve(
     api: &Api<AgentInstance>,
     instance: &AgentInstance,
     claim: &Claim,
 ) -> Result<AgentInstance, K8sError> {
-    let patch =
-        json!({"metadata": {"resourceVersion": version(instance)}, "spec": {"claim": claim}});
+    // One empty entry empties managedFields, and once empty the API server keeps none until somebody applies the
+    // object, which nobody does. Measured: they are half of a claimed object's bytes, and a third of what a claim's two
+    // writes cost the API server. Who writes what of an instance is settled by design, not by them.
+    let patch = json!({
+        "metadata": {"resourceVersion": version(instance), "managedFields": [{}]},
+        "spec": {"claim": claim},
+    });
     within(
         CALL_LIMIT,
         || format!("reserve {}", name(instance)),

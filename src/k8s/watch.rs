@@ -1,5 +1,6 @@
 //! One watch per kind and process, its store, and a channel of what was touched.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::error::chain;
-use crate::api::{AgentInstance, AgentPool};
+use crate::api::{ANNOTATION_ABANDON, AgentInstance, AgentPool, LABEL_PROTECTED};
 
 /// What caches keep of instructions: enough for a listing.
 pub const INSTRUCTIONS_KEPT: usize = 256;
@@ -105,18 +106,27 @@ pub fn trim_pool(pool: &mut AgentPool) {
     pool.managed_fields_mut().clear();
 }
 
-/// Trims an instance for the cache.
+/// Trims an instance for the cache, where there may be ten thousand: what is left decides something or is listed.
 pub fn trim_instance(instance: &mut AgentInstance) {
-    instance.managed_fields_mut().clear();
-    if let Some(text) = instance
-        .spec
-        .claim
-        .as_mut()
-        .and_then(|c| c.instructions.as_mut())
-        && text.chars().count() > INSTRUCTIONS_KEPT
+    let metadata = &mut instance.metadata;
+    metadata.managed_fields = None;
+    keep(&mut metadata.labels, LABEL_PROTECTED);
+    keep(&mut metadata.annotations, ANNOTATION_ABANDON);
+    let claim = instance.spec.claim.as_mut();
+    if let Some(text) = claim.and_then(|c| c.instructions.as_mut())
+        && let Some((end, _)) = text.char_indices().nth(INSTRUCTIONS_KEPT)
     {
-        *text = text.chars().take(INSTRUCTIONS_KEPT).collect();
+        text.truncate(end);
+        text.shrink_to_fit();
     }
+}
+
+/// Keeps one entry; without it not even the map, which takes half a KiB for its first entry.
+fn keep(map: &mut Option<BTreeMap<String, String>>, key: &str) {
+    if let Some(all) = map {
+        all.retain(|k, _| k == key);
+    }
+    *map = map.take().filter(|all| !all.is_empty());
 }
 
 /// A queue of objects to reconcile. Cheap to clone; clones are the same queue.
@@ -168,6 +178,41 @@ impl<K: Resource<DynamicType = ()>> Queue<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cache_keeps_what_decides_and_what_is_listed() {
+        let object = serde_json::json!({
+            "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance",
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "7", "generation": 2,
+                "finalizers": ["f"], "labels": {LABEL_PROTECTED: "true", "team": "a"},
+                "annotations": {ANNOTATION_ABANDON: "true", "long": "x".repeat(9_000)},
+                "managedFields": [{"manager": "m"}]},
+            "spec": {"id": "a", "poolRef": {"name": "p"}, "providerName": "a", "turn": 1,
+                "template": {"revision": "r", "hash": "h"},
+                "claim": {"id": "c", "holder": "h", "deadline": "2026-01-01T00:00:00Z",
+                    "requestedAt": "2026-01-01T00:00:00Z", "agentName": "A", "instructions": "ü".repeat(500)}},
+            "status": {"turn": 1, "phase": "Claiming"},
+        });
+        let mut instance: AgentInstance = serde_json::from_value(object.clone()).unwrap();
+        trim_instance(&mut instance);
+        let mut expected = object;
+        expected["metadata"]["labels"] = serde_json::json!({LABEL_PROTECTED: "true"});
+        expected["metadata"]["annotations"] = serde_json::json!({ANNOTATION_ABANDON: "true"});
+        expected["metadata"]
+            .as_object_mut()
+            .unwrap()
+            .remove("managedFields");
+        expected["spec"]["claim"]["instructions"] = "ü".repeat(INSTRUCTIONS_KEPT).into();
+        assert_eq!(serde_json::to_value(&instance).unwrap(), expected);
+        let kept = instance.spec.claim.as_ref().unwrap().instructions.as_ref();
+        assert_eq!(kept.unwrap().capacity(), 2 * INSTRUCTIONS_KEPT);
+        let metadata = &mut instance.metadata;
+        metadata.labels = Some([("team".to_owned(), "a".to_owned())].into());
+        metadata.annotations = Some([("long".to_owned(), "x".to_owned())].into());
+        trim_instance(&mut instance);
+        assert_eq!(instance.metadata.labels, None);
+        assert_eq!(instance.metadata.annotations, None);
+    }
 
     #[test]
     fn a_queue_holds_nothing_for_nobody_and_all_for_the_last_who_opened_it() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use agentpool::api::{AgentInstance, AgentPool};
 use agentpool::claim::cache::Candidates;
+use agentpool::claim::replicas::Replicas;
 use agentpool::claim::service::ClaimService;
 use agentpool::claim::stock::Stock;
 use agentpool::claim::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
@@ -97,7 +98,9 @@ impl Operator {
             Queue::<AgentInstance>::default(),
         );
         let (pools_touched, instances_touched) = (pool_queue.open(), instance_queue.open());
-        let (memories, stock) = (Arc::new(Memories::default()), Arc::new(Stock::default()));
+        let memories = Arc::new(Memories::default());
+        let replicas = Replicas::new(process.name.clone(), clock.clone());
+        let claims = (Arc::new(Stock::default()), Arc::new(replicas));
         let own = pool_queue.clone();
         let (pools, watch_pools) = watch::start(
             watch::api(&client, None),
@@ -112,7 +115,7 @@ impl Operator {
         let heard = instance_touched(
             (instance_queue.clone(), pool_queue.clone()),
             &memories,
-            &stock,
+            &claims,
         );
         let (instances, watch_instances) =
             watch::start(watch::api(&client, None), watch::trim_instance, heard);
@@ -147,7 +150,7 @@ impl Operator {
         let candidates = Arc::new(Candidates::new(
             client.clone(),
             instances.clone(),
-            stock,
+            claims,
             clock.clone(),
             rng.clone(),
         ));
@@ -161,8 +164,8 @@ impl Operator {
             process.name.clone(),
             tasks.clone(),
         );
-        let claims = Arc::new(OnceLock::new());
-        let opened = claims.clone();
+        let opening = Arc::new(OnceLock::new());
+        let opened = opening.clone();
         let ready = (pools.clone(), instances.clone());
         let running = tasks.spawn(process.run(async move {
             let lead = async {
@@ -199,7 +202,7 @@ impl Operator {
         Self {
             process,
             reins,
-            claims,
+            claims: opening,
             pools,
         }
     }
@@ -232,9 +235,9 @@ fn sorted<K: Resource<DynamicType = ()>>(mut all: Vec<Arc<K>>) -> Vec<Arc<K>> {
 fn instance_touched(
     (own, of_pools): (Queue<AgentInstance>, Queue<AgentPool>),
     memories: &Arc<Memories>,
-    stock: &Arc<Stock>,
+    claims: &(Arc<Stock>, Arc<Replicas>),
 ) -> impl Fn(Touch<'_, AgentInstance>) + Send + Sync + 'static {
-    let (memories, stock) = (memories.clone(), stock.clone());
+    let (memories, (stock, replicas)) = (memories.clone(), claims.clone());
     let push = move |instance: &AgentInstance| {
         own.push(ObjectRef::from_obj(instance));
         let namespace = instance.namespace().unwrap_or_default();
@@ -251,6 +254,7 @@ fn instance_touched(
         }
         Touch::Seen(instance) => {
             stock.seen(instance);
+            replicas.seen(instance);
             push(instance);
         }
         Touch::Gone(instance) => {

@@ -57,6 +57,11 @@ impl Simulator {
         }
     }
 
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://{}/__sim/v1/{path}", self.control)
     }

@@ -56,6 +56,8 @@ pub struct PoolMemory {
     told: Option<String>,
     /// When the status was last written.
     written: Option<Monotonic>,
+    /// No pass begins before.
+    rests_until: Monotonic,
     /// Creations that the API server refused, with what it said.
     refused: BTreeMap<String, String>,
     /// What it said last, and until when nothing more is created because of it.
@@ -75,7 +77,17 @@ struct Run {
 
 /// Reconciles one pool; when to come back at the latest.
 pub async fn reconcile(pool: Arc<AgentPool>, ctx: Arc<Ctx>) -> Duration {
-    match pass(&pool, &ctx).await {
+    let key = (pool.namespace().unwrap_or_default(), pool.name_any());
+    let began = ctx.clock.monotonic();
+    let rest = ctx.with_pool_memory(&key, |m| m.rests_until.saturating_sub(began));
+    if !rest.is_zero() {
+        return rest;
+    }
+    let passed = pass(&pool, &ctx).await;
+    let now = ctx.clock.monotonic();
+    let rest = backoff::rest(now.saturating_sub(began));
+    ctx.with_pool_memory(&key, |m| m.rests_until = now + rest);
+    match passed {
         Ok(again) => again,
         Err(error) if error.is_conflict() || error.is_invalid() => {
             backoff::conflict(ctx.rng.fraction())

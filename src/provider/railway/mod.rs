@@ -251,8 +251,10 @@ impl AgentProvider for RailwayProvider {
 
     async fn list(&self) -> Result<Listing, ProviderError> {
         let services = removal::all_services(&self.reach().await?).await?;
+        // Each is dropped as soon as it is read: there may be thousands.
+        let resources = services.into_iter().map(|s| map::resource(&s));
         Ok(Listing {
-            resources: services.iter().map(map::resource).collect(),
+            resources: resources.collect(),
         })
     }
 

@@ -298,6 +298,10 @@ impl Store {
             .cloned()
             .ok_or_else(|| not_found(of, name))?;
         let mut new = patch.applied(&old)?;
+        // None are kept here, and a patch that empties them changes nothing.
+        new["metadata"]
+            .as_object_mut()
+            .and_then(|m| m.remove("managedFields"));
         let version = &new["metadata"]["resourceVersion"];
         if !version.is_null() && version != "" && *version != old["metadata"]["resourceVersion"] {
             return Err(conflict(of, name));

@@ -175,6 +175,11 @@ impl Rules {
         self.0.clear();
     }
 
+    /// Whether nothing is armed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All armed rules.
     pub fn to_json(&self) -> Value {
         json!({"rules": self.0})

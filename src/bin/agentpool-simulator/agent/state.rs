@@ -6,7 +6,7 @@ use crate::clock::{Clock, Ms};
 use crate::world::World;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// All agents by host; those without a domain by deployment.
 pub fn to_json(agents: &Agents, clock: &Clock, now: Ms) -> Value {
@@ -56,39 +56,36 @@ pub fn put(world: &mut World, body: &Value, now: Ms) -> Result<(), String> {
     if put.default_dialect.is_some() {
         world.agents.default_dialect = put.default_dialect;
     }
+    // Looked up once: thousands of hosts may be named.
+    let running = world.agents.all.values().filter(|a| a.alive);
+    let ids: HashMap<String, String> = running
+        .flat_map(|a| a.hosts.iter().map(|host| (host.clone(), a.id.clone())))
+        .collect();
     for (host, wishes) in put.instances {
-        put_host(world, &host, wishes, now)?;
+        put_host(world, (&host, ids.get(&host)), wishes, now)?;
     }
     Ok(())
 }
 
 fn put_host(
     world: &mut World,
-    host: &str,
+    (host, id): (&str, Option<&String>),
     wishes: Map<String, Value>,
     now: Ms,
 ) -> Result<(), String> {
-    let found = world
-        .agents
-        .all
-        .values()
-        .find(|a| a.alive && a.hosts.iter().any(|h| h == host));
-    let id = found.map(|a| a.id.clone());
     let mut knobs = Map::new();
     for (wish, value) in wishes {
         match wish.as_str() {
             "dialect" => {
                 let dialect = Dialect::deserialize(&value).map_err(|e| e.to_string())?;
                 over(&mut world.agents, host).dialect = Some(dialect);
-                if let Some(agent) = id.as_ref().and_then(|id| world.agents.all.get_mut(id)) {
+                if let Some(agent) = id.and_then(|id| world.agents.all.get_mut(id)) {
                     agent.dialect = dialect;
                 }
             }
             "keepState" => over(&mut world.agents, host).keep_state = value.as_bool(),
             "bound" | "dirty" | "restart" | "die" | "version" => {
-                let id = id
-                    .as_ref()
-                    .ok_or_else(|| format!("no agent is running behind {host:?}"))?;
+                let id = id.ok_or_else(|| format!("no agent is running behind {host:?}"))?;
                 force(world, id, (&wish, &value), now)?;
             }
             _ => drop(knobs.insert(wish, value)),
