@@ -43,6 +43,7 @@ gen: ## Regenerates crds/ from the code
 	@mkdir -p crds
 	$(call crd,AgentPool,agentpools)
 	$(call crd,AgentInstance,agentinstances)
+	$(call crd,AgentClaim,agentclaims)
 
 # By way of a temporary file: a failure must not empty what is there.
 define crd

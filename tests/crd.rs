@@ -53,6 +53,7 @@ fn the_files_in_crds_are_what_the_binary_prints() {
     for (kind, file) in [
         ("AgentPool", "agentpools"),
         ("AgentInstance", "agentinstances"),
+        ("AgentClaim", "agentclaims"),
     ] {
         let printed = Command::new(env!("CARGO_BIN_EXE_agentpool"))
             .args(["crds", "--kind", kind])
@@ -83,7 +84,7 @@ fn without_a_kind_every_definition_is_printed_and_an_unknown_kind_is_refused() {
     assert_eq!(refused.status.code(), Some(1));
     let error = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        error.contains("--kind") && error.contains("AgentPool, AgentInstance"),
+        error.contains("--kind") && error.contains("AgentPool, AgentInstance, AgentClaim"),
         "{error}"
     );
 }
@@ -207,10 +208,11 @@ fn every_rule_says_what_to_do() {
 #[test]
 fn names_scope_and_subresources() {
     let crds = crds();
-    let (pool, instance) = (&crds[0]["spec"], &crds[1]["spec"]);
+    let (pool, instance, claim) = (&crds[0]["spec"], &crds[1]["spec"], &crds[2]["spec"]);
     for (spec, plural, short) in [
         (pool, "agentpools", "ap"),
         (instance, "agentinstances", "ai"),
+        (claim, "agentclaims", "ac"),
     ] {
         assert_eq!(spec["group"], "pool.convos.org");
         assert_eq!(spec["scope"], "Namespaced");
@@ -229,14 +231,25 @@ fn names_scope_and_subresources() {
         instance["versions"][0]["subresources"]["scale"],
         Value::Null
     );
-    let selectable: Vec<_> = instance["versions"][0]["selectableFields"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|f| f["jsonPath"].as_str().unwrap())
-        .collect();
+    let selectable = |spec: &Value| -> Vec<String> {
+        spec["versions"][0]["selectableFields"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| f["jsonPath"].as_str().unwrap().to_owned())
+            .collect()
+    };
     assert_eq!(
-        selectable,
+        selectable(claim),
+        [
+            ".spec.poolRef.name",
+            ".spec.origin",
+            ".spec.for",
+            ".status.done"
+        ]
+    );
+    assert_eq!(
+        selectable(instance),
         [
             ".spec.poolRef.name",
             ".status.phase",

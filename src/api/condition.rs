@@ -22,6 +22,8 @@ pub enum ConditionType {
     Contested,
     /// Pool: the provider has resources called as the pool's are that no AgentInstance is about. Absent where there are none.
     StrayResources,
+    /// Claim: it has an agent.
+    Bound,
 }
 
 impl ConditionType {
@@ -35,6 +37,7 @@ impl ConditionType {
             Self::CircuitOpen => "CircuitOpen",
             Self::Contested => "Contested",
             Self::StrayResources => "StrayResources",
+            Self::Bound => "Bound",
         }
     }
 }
@@ -210,8 +213,16 @@ reasons! {
     InstanceCreated,
     /// An instance is deleted.
     InstanceDeleted,
-    /// A pool's spec cannot work.
+    /// A pool's or claim's spec cannot work.
     InvalidSpec,
+    /// A claim waits, because no agent is idle.
+    NoIdle,
+    /// A claim names a pool that does not exist.
+    PoolNotFound,
+    /// Another claim has the same join link.
+    DuplicateJoin,
+    /// A claim was deleted: its agent was released.
+    Released,
     /// A bug of ours.
     InternalError,
 }

@@ -7,11 +7,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+pub mod agent_claim;
 pub mod agent_instance;
 pub mod agent_pool;
 pub mod condition;
 pub mod names;
 
+pub use agent_claim::{AgentClaim, AgentClaimSpec, AgentClaimStatus};
 pub use agent_instance::{AgentInstance, AgentInstanceSpec, AgentInstanceStatus};
 pub use agent_pool::{AgentPool, AgentPoolSpec, AgentPoolStatus};
 
@@ -21,8 +23,12 @@ pub const GROUP: &str = "pool.convos.org";
 pub const INSTANCE_FINALIZER: &str = "pool.convos.org/provider-resources";
 /// Finalizer of an AgentPool: held until the pool's instances are dealt with by its deletion policy.
 pub const POOL_FINALIZER: &str = "pool.convos.org/drain";
+/// Finalizer of an AgentClaim created with kubectl: held until its agent was released.
+pub const CLAIM_FINALIZER: &str = "pool.convos.org/release";
 /// Label on instances with the pool's name (hashed where it is no legal label value).
 pub const LABEL_POOL: &str = "pool.convos.org/pool";
+/// Label on an AgentClaim that holds a join link for another: that other's name (hashed where it is no label value).
+pub const LABEL_HELD_FOR: &str = "pool.convos.org/held-for";
 /// Label that keeps an instance from being claimed, drained or killed, with the value `true`.
 pub const LABEL_PROTECTED: &str = "pool.convos.org/protected";
 /// Annotation on a pool: requests of the API to the controller, a JSON list.
@@ -38,7 +44,11 @@ pub const MANAGER_API: &str = "agentpool-api";
 
 /// Every CRD of the product, as it is installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![tidy(AgentPool::crd()), tidy(AgentInstance::crd())]
+    vec![
+        tidy(AgentPool::crd()),
+        tidy(AgentInstance::crd()),
+        tidy(AgentClaim::crd()),
+    ]
 }
 
 /// A CRD as YAML. Words that YAML 1.1, and so kubectl, reads as booleans (`Off`) are quoted, which the printer, being

@@ -12,6 +12,7 @@ mod callbacks;
 mod chaos;
 mod columns;
 mod control_plane;
+mod crd_claim;
 mod crd_instance;
 mod crd_pool;
 mod crd_pool_rules;

@@ -72,20 +72,17 @@ pub fn install_crds_from(cluster: &Cluster, folder: &str) {
         "{}",
         String::from_utf8_lossy(&applied.stderr)
     );
-    let crds = [
-        "crd/agentpools.pool.convos.org",
-        "crd/agentinstances.pool.convos.org",
-    ];
+    let crds: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .map(|plural| format!("crd/{plural}.pool.convos.org"))
+        .collect();
     // kubectl gives up at once on a definition that has no conditions yet.
     let begun = std::time::Instant::now();
     loop {
-        let waited = cluster.kubectl([
-            "wait",
-            "--for=condition=Established",
-            "--timeout=30s",
-            crds[0],
-            crds[1],
-        ]);
+        let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
+        let waited = cluster.kubectl(wait.into_iter().chain(crds.iter().map(String::as_str)));
         if waited.status.success() {
             return;
         }
