@@ -107,6 +107,7 @@ fn pool(c: &mut Criterion) {
     let view = pool::view::View {
         pool: &object,
         members: &members,
+        waiting: 0,
         provider: ProviderHealth::Reachable(Default::default()),
         listing: Default::default(),
         unsupported: None,

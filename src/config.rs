@@ -82,6 +82,8 @@ pub struct Config {
     pub public_url: Option<String>,
     /// How long an orphan must have been seen before the sweep does anything about it.
     pub sweep_grace: Duration,
+    /// How long Idempotency-Keys are kept.
+    pub key_kept: Duration,
     /// The address of both ports.
     pub listen: IpAddr,
     /// The operations port; 0: any.
@@ -185,6 +187,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
             .map(|u| url("--public-url (AGENTPOOL_PUBLIC_URL)", &u))
             .transpose()?,
         sweep_grace: Duration::from_secs(u64::from(args.sweep_grace_seconds)),
+        key_kept: Duration::from_secs(u64::from(args.key_seconds)),
         listen: args.listen,
         operations_port,
         log_level: args.log_level,

@@ -13,10 +13,13 @@ use kube::{Api, ResourceExt};
 use secrecy::SecretString;
 
 use super::ports::task;
+use super::prerequisites::wait_for;
+use super::watches::Filled;
 use super::{Process, RETRY};
 use crate::api::agent_pool::RuntimeAuth;
-use crate::api::{AgentInstance, AgentPool};
+use crate::api::{AgentClaim, AgentInstance, AgentPool};
 use crate::claim::cache::Candidates;
+use crate::claim::durable::{Durable, Parts};
 use crate::claim::replicas::Replicas;
 use crate::claim::service::ClaimService;
 use crate::claim::stock::Stock;
@@ -29,9 +32,11 @@ use crate::operations::Operations;
 pub(super) fn api_router(
     process: &Arc<Process>,
     api: &ApiConfig,
-    (pools, instances): (Store<AgentPool>, Store<AgentInstance>),
+    (pools, instances, unfinished): (Store<AgentPool>, Store<AgentInstance>, Store<AgentClaim>),
     claims: (Arc<Stock>, Arc<Replicas>),
+    filled: &Filled,
 ) -> Result<Router> {
+    let stock = claims.0.clone();
     let candidates = Candidates::new(
         process.client.clone(),
         instances.clone(),
@@ -49,6 +54,21 @@ pub(super) fn api_router(
         process.holder.clone(),
         process.tasks.clone(),
     );
+    let claims = Durable::new(Parts {
+        client: process.client.clone(),
+        claims: Arc::new(claims),
+        pools: pools.clone(),
+        instances: instances.clone(),
+        unfinished,
+        queue: process.waiting.clone(),
+        stock,
+        root_keys: process.root_keys.clone(),
+        clock: process.clock.clone(),
+        rng: process.rng.clone(),
+        holder: process.holder.clone(),
+        tasks: process.tasks.clone(),
+    });
+    start_keeper(process, claims.clone(), filled);
     let operations = Operations::new(
         process.client.clone(),
         pools.clone(),
@@ -71,6 +91,26 @@ pub(super) fn api_router(
         clock: process.clock.clone(),
         tasks: process.tasks.clone(),
     }))
+}
+
+/// Looks after unfinished claims once the caches are filled: before, a pool would seem not to exist.
+fn start_keeper(process: &Arc<Process>, claims: Durable, filled: &Filled) {
+    let (pools, instances, own) = (
+        filled.pools.clone(),
+        filled.instances.clone(),
+        filled.claims.clone(),
+    );
+    let shared = process.clone();
+    task(process, "claim keeper", async move {
+        let caches = async {
+            pools.wait().await;
+            instances.wait().await;
+            own.wait().await;
+        };
+        if wait_for(&shared, caches).await {
+            claims.keep(shared.shutdown.clone()).await;
+        }
+    });
 }
 
 pub(super) fn tokens(root_keys: RootKeys, pools: Store<AgentPool>) -> http::Tokens {

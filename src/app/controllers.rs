@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Result;
-use kube::runtime::reflector::Store;
+use kube::runtime::reflector::{ObjectRef, Store};
 use secrecy::SecretString;
 
 use super::Process;
 use super::leadership;
 use super::ports::task;
 use super::prerequisites::{Started, cluster_id, insist, wait_for};
-use crate::api::{AgentInstance, AgentPool};
+use crate::api::{AgentClaim, AgentInstance, AgentPool};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
@@ -26,7 +26,7 @@ use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvi
 use crate::provider::{AgentProvider, Class};
 use crate::telemetry::Metrics;
 
-type Stores = (Store<AgentPool>, Store<AgentInstance>);
+type Stores = (Store<AgentPool>, Store<AgentInstance>, Store<AgentClaim>);
 
 pub(super) fn start_controllers(
     process: &Arc<Process>,
@@ -44,7 +44,7 @@ pub(super) fn start_controllers(
             // What an earlier term remembered is worth nothing: others led meanwhile.
             memories.keep_only(&[]);
             let ctx = context(&shared, &stores, &memories, (&cluster_id, &transport));
-            let work = work(&shared, ctx);
+            let work = work(&shared, ctx, stores.2.clone());
             // The term is renewed while a shutdown finishes what is in hand, and let go only then.
             tokio::select! {
                 () = work => {}
@@ -77,7 +77,7 @@ async fn prepare(process: &Process, started: &Started) -> Option<(String, Transp
 
 fn context(
     process: &Arc<Process>,
-    (pools, instances): &Stores,
+    (pools, instances, _): &Stores,
     memories: &Arc<Memories>,
     (cluster_id, transport): (&str, &Transport),
 ) -> Arc<Ctx> {
@@ -112,6 +112,9 @@ fn context(
         public_url: process.config.public_url.clone(),
         metrics: process.metrics.clone(),
         sweeps: Sweeps::default(),
+        waiting: process.waiting.clone(),
+        key_kept: process.config.key_kept,
+        namespace: process.config.namespace.clone(),
         sweep_grace: process.config.sweep_grace,
         pool_memories: Mutex::default(),
     });
@@ -123,13 +126,28 @@ fn context(
 }
 
 /// The reconcilers, until the process stops.
-async fn work(process: &Process, ctx: Arc<Ctx>) {
+async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     let (pools_touched, instances_touched) = (ctx.pool_queue.open(), ctx.instance_queue.open());
+    let claims_touched = process.claim_queue.open();
     leadership::touch_all(&ctx);
+    for claim in claims.state() {
+        process
+            .claim_queue
+            .push(ObjectRef::from_obj(claim.as_ref()));
+    }
     let stop = &process.shutdown;
     let (pools, instances) = (ctx.pools.clone(), ctx.instances.clone());
     tokio::join!(
         controllers::sweep::run(ctx.clone(), stop.clone()),
+        controllers::claims::expire(ctx.clone(), stop.clone()),
+        controllers::run(
+            "claim",
+            ctx.clone(),
+            claims,
+            claims_touched,
+            stop.clone(),
+            controllers::claims::reconcile
+        ),
         controllers::run(
             "pool",
             ctx.clone(),

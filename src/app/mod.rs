@@ -19,7 +19,8 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{AgentInstance, AgentPool};
+use crate::api::{AgentClaim, AgentInstance, AgentPool};
+use crate::claim::durable::queue::Queue as Waiting;
 use crate::claim::replicas::Replicas;
 use crate::claim::stock::Stock;
 use crate::clock::{Clock, Rng};
@@ -38,7 +39,7 @@ use api::api_router;
 use controllers::start_controllers;
 use ports::{listen, serve, until_told, write_ports};
 use prerequisites::{Started, start_prerequisites, start_root_key};
-use watches::{Filled, start_watches};
+use watches::{Filled, start_claim_watch, start_manifest_watch, start_watches};
 
 /// How long a shutdown waits for what is in hand.
 const GRACE: Duration = Duration::from_secs(25);
@@ -65,6 +66,9 @@ struct Process {
     leadership: Leadership,
     pool_queue: Queue<AgentPool>,
     instance_queue: Queue<AgentInstance>,
+    claim_queue: Queue<AgentClaim>,
+    /// Which AgentClaims wait for an agent.
+    waiting: Arc<Waiting>,
     /// Set where the process stops by itself and not because it was told to.
     failed: AtomicBool,
 }
@@ -107,6 +111,7 @@ pub async fn run(config: Config) -> Result<()> {
     let replicas = Replicas::new(process.holder.clone(), process.clock.clone());
     let claims = (stock, Arc::new(replicas));
     let (pools, instances) = start_watches(&process, &memories, &claims, &filled);
+    let unfinished = start_claim_watch(&process, &process.waiting, &filled.claims);
     process
         .metrics
         .set_pool_source(counts::pool_source(pools.clone(), instances.clone()));
@@ -122,8 +127,8 @@ pub async fn run(config: Config) -> Result<()> {
         http::operations_router(state),
     );
     if let Some((listener, api)) = api {
-        let stores = (pools.clone(), instances.clone());
-        let router = api_router(&process, &api, stores, claims)?;
+        let stores = (pools.clone(), instances.clone(), unfinished);
+        let router = api_router(&process, &api, stores, claims, &filled)?;
         serve(&process, "api", listener, router);
     }
     let prepared = start_prerequisites(&process);
@@ -138,7 +143,8 @@ pub async fn run(config: Config) -> Result<()> {
             rooted,
             filled,
         };
-        start_controllers(&process, (pools, instances), memories, started);
+        let manifests = start_manifest_watch(&process, &started.filled.manifests);
+        start_controllers(&process, (pools, instances, manifests), memories, started);
     }
     until_told(&process).await;
     anyhow::ensure!(
@@ -175,6 +181,8 @@ async fn build(config: Config) -> Result<Process> {
         holder,
         pool_queue: Queue::default(),
         instance_queue: Queue::default(),
+        claim_queue: Queue::default(),
+        waiting: Arc::default(),
         failed: AtomicBool::new(false),
     })
 }

@@ -78,7 +78,7 @@ pub(super) async fn crds_installed(client: &Client) -> Result<(), String> {
         }
         Err(_) => return Err("the API server does not answer".to_owned()),
     };
-    for plural in ["agentpools", "agentinstances"] {
+    for plural in ["agentpools", "agentinstances", "agentclaims"] {
         if !served.iter().any(|name| name == plural) {
             return Err(format!(
                 "CRD {plural}.{GROUP} is not installed: run `agentpool crds | kubectl apply --server-side -f -`"

@@ -3,6 +3,7 @@
 //! May use `api`, `domain`, `k8s`, `runtime` and the provider's trait. It needs no leader: every replica claims.
 
 pub mod cache;
+pub mod durable;
 pub mod replicas;
 mod reserve;
 pub mod service;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::AgentPool;
 
@@ -88,6 +90,28 @@ pub enum ClaimError {
         /// What it said.
         message: String,
     },
+    /// The key was used with another request.
+    #[error("Idempotency-Key was used with another request")]
+    KeyReused,
+    /// Another claim with the same join link is in flight, or its agent lives.
+    #[error("Already provisioning for this conversation")]
+    DuplicateJoin {
+        /// The agent that has it, where it is known.
+        instance_id: Option<String>,
+        /// The HTTP status that the pool wants for it.
+        status: u16,
+    },
+    /// None became idle while the caller waited.
+    #[error("No idle instances available. Try again in a few minutes.")]
+    WaitedOut {
+        /// The caller's place among those who wait, from 1.
+        position: usize,
+        /// When the next agent for that place can be expected.
+        expected: Duration,
+    },
+    /// The same key is being served, and not done in time.
+    #[error("still running")]
+    StillRunning,
     /// The cluster could not be read or written; the agent, if one was reserved, is settled by the controller.
     #[error("the claim could not be recorded: {0}")]
     Cluster(String),
@@ -102,5 +126,28 @@ pub trait Claims: Send + Sync {
         &self,
         pool: &AgentPool,
         request: ClaimRequest,
+    ) -> Result<ClaimAnswer, ClaimError>;
+}
+
+/// On which terms a claim is served, beside what is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The caller's Idempotency-Key: the same key and request get the same answer.
+    pub key: Option<String>,
+    /// How long the caller waits while no agent is idle.
+    pub wait: Duration,
+    /// Cancelled when the caller goes away: nobody waits for an agent any more.
+    pub gone: CancellationToken,
+}
+
+/// Serves claims on terms: keys, join links that nobody joins twice, waiting. Tests of the HTTP surface bring their own.
+#[async_trait]
+pub trait DurableClaims: Send + Sync {
+    /// Hands out one agent of the pool on these terms, or says why not.
+    async fn claim(
+        &self,
+        pool: &AgentPool,
+        request: ClaimRequest,
+        terms: Terms,
     ) -> Result<ClaimAnswer, ClaimError>;
 }

@@ -65,6 +65,11 @@ impl Stock {
         self.with(HashMap::clear);
     }
 
+    /// How many are claimable.
+    pub fn count(&self, pool: &PoolKey) -> usize {
+        self.with(|pools| pools.get(pool).map_or(0, BTreeSet::len))
+    }
+
     /// What is there in the pool's order, until `enough` says so of the one it is given.
     pub fn walk(
         &self,
@@ -149,6 +154,8 @@ mod tests {
             entry.name == "b"
         });
         assert_eq!(walked, 2, "it ends where it is told to");
+        assert_eq!(stock.count(&("n".into(), "p".into())), 3);
+        assert_eq!(stock.count(&("n".into(), "other".into())), 0);
     }
 
     #[test]

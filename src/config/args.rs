@@ -90,6 +90,9 @@ pub struct CommonArgs {
     /// just being created could be taken for an orphan.
     #[arg(long, env = "AGENTPOOL_SWEEP_GRACE_SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub(super) sweep_grace_seconds: u32,
+    /// How long an Idempotency-Key is kept after its claim, in seconds, 3600 to 604800. Less is for tests.
+    #[arg(long, env = "AGENTPOOL_KEY_SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u32).range(1..=604_800))]
+    pub(super) key_seconds: u32,
     /// The address to listen on, for both ports.
     #[arg(long, env = "AGENTPOOL_LISTEN", default_value = "0.0.0.0")]
     pub(super) listen: IpAddr,

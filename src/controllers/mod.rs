@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{AgentInstance, AgentPool};
+use crate::claim::durable::queue::Queue as Waiting;
 use crate::clock::{Clock, Rng};
 use crate::k8s::event::Events;
 use crate::k8s::lease::Leadership;
@@ -21,6 +22,7 @@ use crate::k8s::watch::Queue;
 use crate::runtime::AgentRuntime;
 use crate::telemetry::Metrics;
 
+pub mod claims;
 pub mod fleet;
 pub mod instance;
 pub mod memory;
@@ -74,6 +76,12 @@ pub struct Ctx {
     pub metrics: Metrics,
     /// What sweeps remember, and what they found.
     pub sweeps: sweep::Sweeps,
+    /// Which AgentClaims wait for an agent: demand.
+    pub waiting: Arc<Waiting>,
+    /// How long Idempotency-Keys are kept.
+    pub key_kept: Duration,
+    /// The namespace that is watched; `None`: all.
+    pub namespace: Option<String>,
     /// How long an orphan must have been seen before anything is done about it.
     pub sweep_grace: Duration,
     /// What pools remember, by namespace and name.

@@ -463,11 +463,11 @@ fn allowed(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
             && !d.breaker.is_open(v.now))
 }
 
-/// Never beyond the minimum, but for what requests asked for.
+/// Never beyond the minimum and what waits, but for what requests asked for.
 fn wanted(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let counts = pool::view::Counts::of(v.members, v.unseen().len());
     let there = counts.get(Phase::Idle) + counts.get(Phase::Provisioning);
-    let short = i64::from((v.pool.spec.min_idle - there).max(0));
+    let short = i64::from((v.wanted() - there).max(0));
     let asked: usize = d.answers.iter().map(|a| a.ids.len()).sum();
     count(d.create.len()) <= short + count(asked)
 }

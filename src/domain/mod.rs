@@ -3,6 +3,7 @@
 //! May use `api`, std and jiff's types.
 
 pub mod agent;
+pub mod agent_claim;
 pub mod backoff;
 pub mod candidates;
 pub mod claim;

@@ -98,6 +98,58 @@ impl RootKey {
     }
 }
 
+/// What an AgentClaim's name is derived from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arbiter {
+    /// An Idempotency-Key.
+    Key,
+    /// A join link.
+    JoinUrl,
+}
+
+impl RootKey {
+    /// The name of the AgentClaim that arbitrates a key or a link of a pool: whoever knows neither cannot guess it. The
+    /// second is the name before the last rotation of the root key: what was created then is still found.
+    pub fn claim_names(
+        &self,
+        arbiter: Arbiter,
+        pool: (&str, &str),
+        value: &str,
+    ) -> (String, Option<String>) {
+        let name = |root: &SecretBox<[u8]>| claim_name(root, arbiter, pool, value);
+        (name(&self.current), self.previous.as_ref().map(name))
+    }
+}
+
+fn claim_name(
+    root: &SecretBox<[u8]>,
+    arbiter: Arbiter,
+    (namespace, pool): (&str, &str),
+    value: &str,
+) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(root.expose_secret())
+        .expect("HMAC takes keys of any length");
+    let (prefix, word) = match arbiter {
+        Arbiter::Key => ('k', "idempotency-key"),
+        Arbiter::JoinUrl => ('j', "join-url"),
+    };
+    for part in [word, namespace, pool, value] {
+        mac.update(part.as_bytes());
+        mac.update(&[0]);
+    }
+    format!("{prefix}-{}", base32(&mac.finalize().into_bytes()))
+}
+
+/// The first 130 bits in the 26 characters of a legal name.
+fn base32(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let bit = |n: usize| (bytes[n / 8] >> (7 - n % 8)) & 1;
+    (0..26)
+        .map(|digit| (0..5).fold(0, |value, i| value << 1 | bit(digit * 5 + i)))
+        .map(|value| char::from(DIGITS[usize::from(value)]))
+        .collect()
+}
+
 fn fingerprint(key: &SecretBox<[u8]>) -> String {
     let mut tagged = b"agentpool root key\0".to_vec();
     tagged.extend_from_slice(key.expose_secret());
@@ -174,5 +226,38 @@ mod tests {
             old.token(Purpose::Gateway, "a", 1, Some("unknown"))
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_claim_s_name_is_legal_and_differs_by_everything_that_goes_in() {
+        let key = RootKey::new(vec![1; 32], None);
+        let name = |arbiter, pool, value| key.claim_names(arbiter, pool, value).0;
+        let a = name(Arbiter::Key, ("n", "p"), "v");
+        assert_eq!(a, name(Arbiter::Key, ("n", "p"), "v"));
+        assert_eq!((a.len(), &a[..2]), (28, "k-"));
+        let legal = |b: u8| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b);
+        assert!(a[2..].bytes().all(legal), "{a}");
+        for other in [
+            name(Arbiter::JoinUrl, ("n", "p"), "v"),
+            name(Arbiter::Key, ("m", "p"), "v"),
+            name(Arbiter::Key, ("n", "q"), "v"),
+            name(Arbiter::Key, ("n", "p"), "w"),
+            name(Arbiter::Key, ("np", ""), "v"),
+            RootKey::new(vec![2; 32], None)
+                .claim_names(Arbiter::Key, ("n", "p"), "v")
+                .0,
+        ] {
+            assert_ne!(a[2..], other[2..], "{other}");
+        }
+        let rotated = RootKey::new(vec![2; 32], Some(vec![1; 32]));
+        let names = rotated.claim_names(Arbiter::Key, ("n", "p"), "v");
+        assert_eq!(names.1, Some(a));
+    }
+
+    #[test]
+    fn base32_takes_the_leading_bits() {
+        assert_eq!(base32(&[0; 17]), "a".repeat(26));
+        assert_eq!(base32(&[0xff; 17]), "7".repeat(26));
+        assert_eq!(&base32(&[0b0000_1000; 17])[..2], "ba");
     }
 }

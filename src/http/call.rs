@@ -30,6 +30,8 @@ pub struct Call {
     pub id: String,
     /// The query, the last of equal names.
     pub query: BTreeMap<String, String>,
+    /// The headers.
+    pub headers: HeaderMap,
     /// The body; empty where there is none, or it is no JSON object.
     pub body: Map<String, Value>,
     prefix: Option<PoolKey>,
@@ -64,6 +66,7 @@ impl Call {
             authorised,
             id: param("id").unwrap_or_default(),
             query,
+            headers: parts.headers,
             body,
             prefix,
         })

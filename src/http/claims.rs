@@ -7,12 +7,14 @@ use axum::response::{AppendHeaders, IntoResponse, Response};
 use kube::ResourceExt;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::call::Call;
 use super::error::ApiError;
+use super::terms;
 use super::validate::claim_request;
-use crate::claim::{ClaimAnswer, ClaimError};
+use crate::claim::{ClaimAnswer, ClaimError, Terms};
 use crate::telemetry::metrics::ClaimResult;
 
 /// How much longer than its deadline a claim is waited for.
@@ -22,8 +24,17 @@ const MARGIN: Duration = Duration::from_secs(5);
 pub async fn claim(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
     let request = claim_request(&pool.spec, &pool.spec.environment, &call.body)?;
+    let terms = Terms {
+        key: terms::key(&call.headers)?,
+        wait: terms::wait(&call.headers, &call.body)?,
+        gone: CancellationToken::new(),
+    };
+    // Dropped with this future when the caller goes away.
+    let _gone = terms.gone.clone().drop_guard();
     let deadline =
-        Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(0)) + MARGIN;
+        Duration::from_secs(u64::try_from(pool.spec.claim.deadline_seconds).unwrap_or(0))
+            + terms.wait
+            + MARGIN;
     let (claims, clock, metrics) = (
         call.state.claims.clone(),
         call.state.clock.clone(),
@@ -34,7 +45,7 @@ pub async fn claim(call: &Call) -> Result<Response, ApiError> {
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
         let source = request.source.clone();
         let began = clock.monotonic();
-        let outcome = claims.claim(&pool, request).await;
+        let outcome = claims.claim(&pool, request, terms).await;
         let took = clock.monotonic().saturating_sub(began);
         metrics.claim(&namespace, &name, &source, result_of(&outcome), took);
         match &outcome {
@@ -91,7 +102,10 @@ fn result_of(outcome: &Result<ClaimAnswer, ClaimError>) -> ClaimResult {
     match outcome {
         Ok(answer) if answer.waiting_for_acceptance => ClaimResult::PendingAcceptance,
         Ok(_) => ClaimResult::Claimed,
-        Err(ClaimError::NoIdle) => ClaimResult::NoIdle,
+        Err(ClaimError::NoIdle | ClaimError::WaitedOut { .. }) => ClaimResult::NoIdle,
+        Err(ClaimError::KeyReused) => ClaimResult::KeyReused,
+        Err(ClaimError::DuplicateJoin { .. }) => ClaimResult::Duplicate,
+        Err(ClaimError::StillRunning) => ClaimResult::Lost,
         Err(ClaimError::Paused(_)) => ClaimResult::Paused,
         Err(ClaimError::ProvisionFailed { .. }) => ClaimResult::ProvisionFailed,
         Err(ClaimError::Invalid { .. }) => ClaimResult::Invalid,

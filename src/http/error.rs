@@ -23,6 +23,10 @@ pub enum Code {
     Unauthorized,
     /// The agents refused or failed.
     ProvisionFailed,
+    /// Another claim has the same join link.
+    DuplicateJoin,
+    /// The Idempotency-Key came before with another request.
+    KeyReused,
     /// There is no such thing.
     NotFound,
     /// The path has no such method.
@@ -55,6 +59,8 @@ impl Code {
             Self::BadRequest => "bad_request",
             Self::Unauthorized => "unauthorized",
             Self::ProvisionFailed => "provision_failed",
+            Self::DuplicateJoin => "duplicate_join",
+            Self::KeyReused => "key_reused",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Protected => "protected",
@@ -83,6 +89,8 @@ pub struct ApiError {
     pub instance_id: Option<String>,
     /// Seconds after which a repeat makes sense.
     pub retry_after: Option<u32>,
+    /// The place of one who waited in vain, from 1, and the seconds after which an agent for it can be expected.
+    pub queue: Option<(usize, u32)>,
 }
 
 impl ApiError {
@@ -94,6 +102,7 @@ impl ApiError {
             message: cut(message.into()),
             instance_id: None,
             retry_after: None,
+            queue: None,
         }
     }
 
@@ -180,6 +189,10 @@ impl IntoResponse for ApiError {
         if let Some(id) = self.instance_id {
             body["instanceId"] = id.into();
         }
+        if let Some((position, expected)) = self.queue {
+            body["position"] = position.into();
+            body["expectedSeconds"] = expected.into();
+        }
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
@@ -205,6 +218,26 @@ impl From<ClaimError> for ApiError {
             | ClaimError::Invalid { instance_id, .. } => {
                 Self::new(failed, Code::ProvisionFailed, text).on(instance_id)
             }
+            ClaimError::KeyReused => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, Code::KeyReused, text)
+            }
+            ClaimError::DuplicateJoin {
+                instance_id,
+                status,
+            } => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::CONFLICT);
+                let mut error = Self::new(status, Code::DuplicateJoin, text);
+                error.instance_id = instance_id;
+                error
+            }
+            ClaimError::WaitedOut { position, expected } => {
+                let seconds = u32::try_from(expected.as_secs()).unwrap_or(RETRY_NO_IDLE);
+                let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::NoIdle, text)
+                    .retry_after(seconds);
+                error.queue = Some((position, seconds));
+                error
+            }
+            ClaimError::StillRunning => Self::still_running(),
             ClaimError::Cluster(_) => Self::new(
                 failed,
                 Code::Upstream,

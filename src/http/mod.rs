@@ -16,6 +16,7 @@ pub mod auth;
 pub mod error;
 pub mod health;
 pub mod state;
+mod terms;
 
 mod call;
 mod callbacks;

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::auth::ApiKeys;
 use super::callbacks::Callers;
 use crate::api::{AgentInstance, AgentPool};
-use crate::claim::Claims;
+use crate::claim::DurableClaims;
 use crate::clock::Clock;
 use crate::operations::Operations;
 use crate::telemetry::Metrics;
@@ -27,7 +27,7 @@ pub struct AppState {
     /// The watch cache of the instances.
     pub instances: Store<AgentInstance>,
     /// Serves claims.
-    pub claims: Arc<dyn Claims>,
+    pub claims: Arc<dyn DurableClaims>,
     /// Everything else that changes something.
     pub operations: Operations,
     /// Gateway tokens, for `GET /api/pool/status?include=secrets`.

@@ -2,6 +2,7 @@
 //!
 //! May use `api` and kube. Every call here is bounded: kube's own client repeats 429, 503 and 504 for minutes.
 
+pub mod agent_claim;
 pub mod apply;
 pub mod error;
 pub mod event;

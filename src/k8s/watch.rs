@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::error::chain;
-use crate::api::{ANNOTATION_ABANDON, AgentInstance, AgentPool, LABEL_PROTECTED};
+use crate::api::{ANNOTATION_ABANDON, AgentClaim, AgentInstance, AgentPool, LABEL_PROTECTED};
 
 /// What caches keep of instructions: enough for a listing.
 pub const INSTRUCTIONS_KEPT: usize = 256;
@@ -58,8 +58,28 @@ where
         + 'static,
     K::DynamicType: Eq + Hash + Clone + Default,
 {
+    start_selected(api, watcher::Config::default(), trim, touched)
+}
+
+/// The same for what a configuration selects: what it no longer selects counts as gone.
+pub fn start_selected<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    trim: fn(&mut K),
+    touched: impl Fn(Touch<'_, K>) + Send + Sync + 'static,
+) -> (Store<K>, impl Future<Output = ()> + Send + 'static)
+where
+    K: Resource<DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default,
+{
     let (store, writer) = reflector::store();
-    let stream = watcher(api, watcher::Config::default())
+    let stream = watcher(api, config)
         .modify(trim)
         .default_backoff()
         .reflect(writer);
@@ -127,6 +147,15 @@ fn keep(map: &mut Option<BTreeMap<String, String>>, key: &str) {
         all.retain(|k, _| k == key);
     }
     *map = map.take().filter(|all| !all.is_empty());
+}
+
+/// Trims an AgentClaim for the cache: whoever serves one reads it anew.
+pub fn trim_claim(claim: &mut AgentClaim) {
+    claim.managed_fields_mut().clear();
+    let text = &mut claim.spec.instructions;
+    if text.chars().count() > INSTRUCTIONS_KEPT {
+        *text = text.chars().take(INSTRUCTIONS_KEPT).collect();
+    }
 }
 
 /// A queue of objects to reconcile. Cheap to clone; clones are the same queue.

@@ -49,6 +49,8 @@ pub enum ClaimResult {
     Invalid,
     /// The same conversation is being joined already.
     Duplicate,
+    /// The key came before with another request.
+    KeyReused,
     /// The cluster could not be read or written.
     ClusterError,
     /// The claim's task ended without an answer.
@@ -66,6 +68,7 @@ impl ClaimResult {
             Self::ProvisionFailed => "provision_failed",
             Self::Invalid => "invalid",
             Self::Duplicate => "duplicate",
+            Self::KeyReused => "key_reused",
             Self::ClusterError => "cluster_error",
             Self::Lost => "lost",
         }

@@ -1,10 +1,13 @@
 //! `POST /api/pool/claim` in front of a claim service that does as told.
 
 use agentpool::claim::ClaimError;
-use axum::http::header;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Request, header};
 use serde_json::{Value, json};
 
-use crate::world::{World, bound, pool};
+use crate::world::{KEY, World, bound, pool};
 
 fn body() -> Value {
     json!({"agentName": "Tokyo", "instructions": "plan trips"})
@@ -85,6 +88,77 @@ async fn joining_and_waiting_for_acceptance() {
 }
 
 /// About: D12, D17
+/// About: 4.7, semantics 10
+#[tokio::test]
+async fn the_terms_of_a_claim_come_from_headers_and_body() {
+    let world = World::new();
+    let send = |headers: &[(&str, &str)], body: Value| {
+        let mut request = Request::post("/api/pool/claim")
+            .header(header::AUTHORIZATION, format!("Bearer {KEY}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        world.send(request.body(Body::from(body.to_string())).unwrap())
+    };
+    send(&[], body()).await;
+    send(&[("idempotency-key", "k"), ("prefer", "wait=7")], body()).await;
+    let mut waits = body();
+    waits["waitSeconds"] = json!(9);
+    send(&[], waits.clone()).await;
+    let seen = |n: usize| {
+        let terms = world.claims.terms.lock().unwrap();
+        (terms[n].key.clone(), terms[n].wait.as_secs())
+    };
+    assert_eq!(seen(0), (None, 0));
+    assert_eq!(seen(1), (Some("k".to_owned()), 7));
+    assert_eq!(seen(2), (None, 9));
+    waits["waitSeconds"] = json!(601);
+    let refused = send(&[], waits).await;
+    let words = "waitSeconds must be a whole number from 0 to 600";
+    refused.fails(400, "bad_request", words);
+    let refused = send(&[("idempotency-key", &"x".repeat(256))], body()).await;
+    let words = "Idempotency-Key must have 1 to 255 printable ASCII characters";
+    refused.fails(400, "bad_request", words);
+}
+
+#[tokio::test]
+async fn a_key_a_link_and_a_wait_fail_with_their_own_status_and_code() {
+    let world = World::new();
+    let claim = || world.call("POST", "/api/pool/claim", body());
+    answer_with(&world, ClaimError::KeyReused);
+    let words = "Idempotency-Key was used with another request";
+    claim().await.fails(422, "key_reused", words);
+    for status in [409, 503] {
+        let instance_id = Some("a".to_owned());
+        let error = ClaimError::DuplicateJoin {
+            instance_id,
+            status,
+        };
+        answer_with(&world, error);
+        let answer = claim().await;
+        answer.fails(
+            status,
+            "duplicate_join",
+            "Already provisioning for this conversation",
+        );
+        assert_eq!(answer.json()["instanceId"], "a");
+    }
+    let (position, expected) = (3, Duration::from_secs(42));
+    answer_with(&world, ClaimError::WaitedOut { position, expected });
+    let answer = claim().await;
+    let words = "No idle instances available. Try again in a few minutes.";
+    answer.fails(503, "no_idle", words);
+    assert_eq!(answer.headers[header::RETRY_AFTER], "42");
+    let told = answer.json();
+    assert_eq!(
+        (&told["position"], &told["expectedSeconds"]),
+        (&json!(3), &json!(42))
+    );
+    answer_with(&world, ClaimError::StillRunning);
+    claim().await.fails(500, "still_running", "still running");
+}
+
 #[tokio::test]
 async fn failures_have_their_status_and_code() {
     let world = World::new();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use agentpool::api::{ANNOTATION_REQUESTS, AgentInstance, AgentPool};
-use agentpool::claim::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
+use agentpool::claim::{ClaimAnswer, ClaimError, ClaimRequest, DurableClaims, Terms};
 use agentpool::clock::{Clock, Rng};
 use agentpool::http::{ApiKeys, AppState, Callers, Readiness, Settings, router};
 use agentpool::operations::Operations;
@@ -220,21 +220,24 @@ pub type Answering =
 pub struct FakeClaims {
     pub answer: Mutex<Answering>,
     pub seen: Mutex<Vec<(String, ClaimRequest)>>,
+    pub terms: Mutex<Vec<Terms>>,
     pub finished: Mutex<u32>,
     pub takes: std::time::Duration,
 }
 
 #[async_trait]
-impl Claims for FakeClaims {
+impl DurableClaims for FakeClaims {
     async fn claim(
         &self,
         pool: &AgentPool,
         request: ClaimRequest,
+        terms: Terms,
     ) -> Result<ClaimAnswer, ClaimError> {
         self.seen
             .lock()
             .unwrap()
             .push((pool.metadata.name.clone().unwrap(), request.clone()));
+        self.terms.lock().unwrap().push(terms);
         tokio::time::sleep(self.takes).await;
         *self.finished.lock().unwrap() += 1;
         (self.answer.lock().unwrap())(pool, &request)
@@ -299,6 +302,7 @@ impl World {
         let claims = Arc::new(FakeClaims {
             answer: Mutex::new(Box::new(|_, request| Ok(bound("rnm8ubqafzcz", request)))),
             seen: Mutex::default(),
+            terms: Mutex::default(),
             finished: Mutex::default(),
             takes: std::time::Duration::from_millis(20),
         });

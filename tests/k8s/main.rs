@@ -8,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agent_claims;
 mod callbacks;
 mod chaos;
 mod columns;
@@ -25,6 +26,7 @@ mod http_claim;
 mod http_races;
 mod http_reads;
 mod install;
+mod keys;
 mod leadership;
 mod lifecycle;
 mod parity;
@@ -41,3 +43,4 @@ mod start;
 mod states;
 mod sweep;
 mod trouble;
+mod waiting;

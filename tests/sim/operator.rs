@@ -144,6 +144,9 @@ impl Operator {
             public_url: None,
             metrics: Metrics::new(),
             sweeps: Sweeps::default(),
+            waiting: Arc::default(),
+            key_kept: Duration::from_secs(86_400),
+            namespace: None,
             sweep_grace: Duration::from_secs(900),
             pool_memories: Mutex::default(),
         });

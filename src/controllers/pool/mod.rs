@@ -152,6 +152,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let view = View {
         pool: &pool,
         members: &members,
+        waiting: waiting(&pool, &key, ctx),
         provider: health,
         listing: provider::listing(&pool, resolved.as_ref(), ctx).await,
         unsupported,
@@ -249,6 +250,16 @@ fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {
     let mut members: Vec<Member> = instances_of(pool, ctx).iter().map(|i| member(i)).collect();
     members.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     members
+}
+
+/// How many claims wait for an agent of the pool, those left out that an agent names already.
+fn waiting(pool: &AgentPool, key: &(String, String), ctx: &Ctx) -> i32 {
+    let instances = instances_of(pool, ctx);
+    let served = instances
+        .iter()
+        .filter_map(|i| i.spec.claim.as_ref()?.reference.as_deref())
+        .collect();
+    i32::try_from(ctx.waiting.waiting(key, &served)).unwrap_or(i32::MAX)
 }
 
 fn member(instance: &AgentInstance) -> Member {

@@ -106,7 +106,7 @@ pub fn decide(view: &View<'_>) -> Decision {
         max.saturating_sub(counts.occupancy()).max(0)
     });
     let deficit =
-        (spec.min_idle - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
+        (view.wanted() - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
     let blocked = blocked(view, &decision.breaker);
     let slots = i32::try_from(CREATING_MAX.saturating_sub(unseen)).unwrap_or(0);
     let mut ids = view.fresh_ids.iter().cloned();

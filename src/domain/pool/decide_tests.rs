@@ -62,6 +62,36 @@ fn a_field_without_effect_is_told() {
     }
 }
 
+/// trap: queued claims × scale to zero
+#[test]
+fn who_waits_is_demand_even_where_nothing_stands_ready() {
+    let of = |spec, waiting, idle| {
+        let mut world = world(spec).with(Phase::Idle, idle);
+        world.waiting = waiting;
+        creates(&world)
+    };
+    assert_eq!(
+        [0, 1, 3].map(|n| of(json!({"minIdle": 0}), n, 0)),
+        [0, 1, 3]
+    );
+    assert_eq!(
+        [0, 1, 3].map(|n| of(json!({"minIdle": 0}), n, 2)),
+        [0, 0, 1]
+    );
+    assert_eq!(
+        [0, 1, 3].map(|n| of(json!({"minIdle": 2}), n, 2)),
+        [0, 1, 3]
+    );
+    assert_eq!(of(json!({"minIdle": 0, "maxTotal": 2}), 9, 0), 2);
+    for held in ["Refill", "Claims"] {
+        assert_eq!(
+            of(json!({"minIdle": 0, "paused": [held]}), 3, 0),
+            0,
+            "{held}"
+        );
+    }
+}
+
 #[test]
 fn what_is_listed_as_being_created_counts() {
     let mut world = world(json!({"minIdle": 3, "maxTotal": 3}));

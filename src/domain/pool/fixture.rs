@@ -16,6 +16,7 @@ use crate::domain::instance::phase::Phase;
 pub struct World {
     pub pool: AgentPool,
     pub members: Vec<Member>,
+    pub waiting: i32,
     pub provider: ProviderHealth,
     pub listing: Listing,
     pub unsupported: Option<String>,
@@ -47,6 +48,7 @@ pub fn world(spec: Value) -> World {
     let mut world = World {
         pool: serde_json::from_value(object).unwrap(),
         members: vec![],
+        waiting: 0,
         provider: ProviderHealth::Reachable(BTreeMap::new()),
         listing: Listing::default(),
         unsupported: None,
@@ -92,6 +94,7 @@ impl World {
         View {
             pool: &self.pool,
             members: &self.members,
+            waiting: self.waiting,
             provider: self.provider.clone(),
             listing: self.listing.clone(),
             unsupported: self.unsupported.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::api::AgentPool;
-use crate::api::agent_pool::Request;
+use crate::api::agent_pool::{Pausable, Request};
 use crate::api::condition::Reason;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
@@ -119,6 +119,8 @@ pub struct View<'a> {
     pub pool: &'a AgentPool,
     /// Its members.
     pub members: &'a [Member],
+    /// How many claims wait for an agent.
+    pub waiting: i32,
     /// The provider.
     pub provider: ProviderHealth,
     /// What its latest listing says.
@@ -144,6 +146,13 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
+    /// How many should be idle or on their way there: the minimum, and one for each claim that waits.
+    pub fn wanted(&self) -> i32 {
+        let served = !self.pool.spec.paused.contains(&Pausable::Claims);
+        let waiting = if served { self.waiting } else { 0 };
+        self.pool.spec.min_idle.saturating_add(waiting)
+    }
+
     /// Ids that are to be created and have no object in the cache yet.
     pub fn unseen(&self) -> Vec<String> {
         let creating = self
