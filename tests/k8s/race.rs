@@ -37,8 +37,11 @@ fn setting(name: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// One call, from its caller's side.
+/// One claim, from its caller's side.
 struct Told {
+    body: Value,
+    /// With a key it was asked for again when the call broke.
+    key: Option<String>,
     join_url: Option<String>,
     /// Of a 200.
     instance: Option<String>,
@@ -76,21 +79,27 @@ impl Callers {
                 Some(url) => json!({"joinUrl": url}),
                 None => json!({"agentName": format!("Agent {n}"), "instructions": "Be kind."}),
             };
-            told.push(self.one(&http, n, join_url, &body).await);
+            let keyed = join_url.is_none() && n.is_multiple_of(2);
+            let key = keyed.then(|| format!("race-{}-{n}", self.seed));
+            told.push(self.one(&http, n, (key, join_url), body).await);
             self.answers.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// One claim, asked for again while there is no stock. A call that broke is not: without a key nobody could tell
-    /// what it did.
-    async fn one(&self, http: &Client, n: usize, join_url: Option<String>, body: &Value) -> Told {
+    /// One claim, asked for again while there is no stock. A call that broke is only where it has a key: else nobody
+    /// could tell what it did.
+    async fn one(
+        &self,
+        http: &Client,
+        n: usize,
+        (key, join_url): (Option<String>, Option<String>),
+        sent: Value,
+    ) -> Told {
         let patience = Instant::now() + PATIENCE;
         loop {
             let api = self.apis.lock().unwrap()[n % APIS].clone();
             let began = Instant::now();
-            let request = http.post(format!("{api}/api/pool/claim"));
-            let request = request.header("authorization", bearer()).json(body);
-            let answer = request.timeout(self.longest).send().await;
+            let answer = ask(http, &api, key.as_deref(), &sent, self.longest).await;
             let took = began.elapsed();
             let (status, body): (u16, Value) = match answer {
                 Ok(answer) => {
@@ -101,7 +110,9 @@ impl Callers {
                 Err(e) if e.is_connect() => (503, Value::Null),
                 Err(_) => (0, Value::Null),
             };
-            if status == 503 && Instant::now() < patience {
+            let unknown = key.is_some()
+                && (status == 0 || body["code"] == "still_running" || body["code"] == "upstream");
+            if (status == 503 || unknown) && Instant::now() < patience {
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 continue;
             }
@@ -109,6 +120,8 @@ impl Callers {
             let body = if status == 200 { body } else { Value::Null };
             let field = |key: &str| body[key].as_str().map(str::to_owned);
             return Told {
+                body: sent,
+                key,
                 join_url,
                 instance: field("instanceId"),
                 conversation: field("conversationId"),
@@ -118,6 +131,21 @@ impl Callers {
             };
         }
     }
+}
+
+async fn ask(
+    http: &Client,
+    api: &str,
+    key: Option<&str>,
+    body: &Value,
+    limit: Duration,
+) -> reqwest::Result<reqwest::Response> {
+    let request = http.post(format!("{api}/api/pool/claim"));
+    let mut request = request.header("authorization", bearer()).json(body);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
+    request.timeout(limit).send().await
 }
 
 /// The faults of agents that claims meet, each with its share of calls. Not those that bind an agent anew after it has
@@ -309,6 +337,8 @@ async fn claims_while_everything_dies_stalls_and_fails() {
     })
     .await;
     nobody_was_shared(&told);
+    let api = chaos.processes[0].1.api.clone();
+    every_key_answers_the_same(&api, &told).await;
     let late = told.iter().map(|t| t.took).max().unwrap_or_default();
     assert!(
         late <= DEADLINE + pause + MARGIN,
@@ -344,6 +374,36 @@ fn nobody_was_shared(told: &[Told]) {
             );
         }
     }
+}
+
+/// Whoever served it, and whatever became of that process.
+async fn every_key_answers_the_same(api: &str, told: &[Told]) {
+    let http = Client::new();
+    let keyed = told
+        .iter()
+        .filter(|t| t.key.is_some() && t.instance.is_some());
+    let mut count = 0;
+    for t in keyed {
+        let answer = ask(&http, api, t.key.as_deref(), &t.body, SETTLED)
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{:?}", t.key);
+        let again: Value = answer.json().await.unwrap();
+        assert_eq!(
+            again["instanceId"].as_str(),
+            t.instance.as_deref(),
+            "{:?}",
+            t.key
+        );
+        assert_eq!(
+            again["conversationId"].as_str(),
+            t.conversation.as_deref(),
+            "{:?}",
+            t.key
+        );
+        count += 1;
+    }
+    println!("race: {count} keys answer as before");
 }
 
 /// Who was told of an agent has it: recorded, and bound as was told.
