@@ -48,7 +48,12 @@ impl Door {
 
     /// Starts the world's operator, told of this address.
     pub fn start_operator(&self, world: &mut World) {
-        world.start_operator(&[("AGENTPOOL_PUBLIC_URL", &self.url)]);
+        // Times that a process counts begin anew with each term: none is to be lost on a slow machine.
+        let extra = [
+            ("AGENTPOOL_PUBLIC_URL", &*self.url),
+            ("AGENTPOOL_LEASE_SECONDS", "60"),
+        ];
+        world.start_operator(&extra);
         self.leads_to(world);
     }
 }

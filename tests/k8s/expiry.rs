@@ -4,6 +4,7 @@ use agentpool::domain::instance::phase::{Phase, phase_of};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use crate::door::open_world;
 use crate::http_calls::{delete, service_id, text};
 use crate::lifecycle::ticks;
 use crate::pending::{told, wait_phase};
@@ -19,7 +20,7 @@ async fn claimed(world: &World, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claimed_agent_ends_with_its_lifetime_and_a_protected_one_does_not() {
     let spec = json!({"minIdle": 2, "maxTotal": 8, "tickIntervalSeconds": 1});
-    let world = World::with_pool("lifetime", spec).await;
+    let (world, _door) = open_world("lifetime", spec).await;
     let (kept, goes) = (claimed(&world, "Kept").await, claimed(&world, "Goes").await);
     let label = "pool.convos.org/protected=true";
     let (kept, goes) = (
@@ -79,7 +80,7 @@ async fn a_claimed_agent_ends_with_its_lifetime_and_a_protected_one_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_ends_an_agent_in_use_and_none_is_recycled_on_railway() {
     let spec = json!({"minIdle": 3, "maxTotal": 8, "tickIntervalSeconds": 1});
-    let world = World::with_pool("released", spec).await;
+    let (world, _door) = open_world("released", spec).await;
     let mut all = vec![];
     for name in ["One", "Two", "Three"] {
         let id = claimed(&world, name).await;

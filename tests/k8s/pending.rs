@@ -289,7 +289,7 @@ async fn whom_nobody_accepts_in_time_is_replaced() {
         "openclaw",
         json!({"minIdle": 2, "maxTotal": 8, "claim": claim}),
     );
-    let world = World::with_pool("overdue", spec).await;
+    let (world, _door) = open_world("overdue", spec).await;
     wait_little(&world).await;
     let forever = json!({"fault": {"kind": "pendingForever"}});
     world.sim.fault("agents", forever).await;
