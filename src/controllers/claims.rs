@@ -93,7 +93,11 @@ async fn release(
                 .await;
             return Ok(HELD_BACK);
         }
-        patch::delete_as_read(&instances, instance).await?;
+        match patch::delete_as_read(&instances, instance).await {
+            // Gone meanwhile: what was wanted.
+            Err(error) if !error.is_gone() => return Err(error),
+            _ => {}
+        }
         tracing::info!(
             claim = name,
             instance = id,

@@ -52,7 +52,8 @@ async fn world(name: &str, dialect: &str) -> World {
         .sim
         .set("agents", json!({"defaultDialect": dialect}))
         .await;
-    let claims = json!({"deadlineSeconds": 12, "renameOnClaim": false});
+    // The same link again and again: who holds it is not what is shown here.
+    let claims = json!({"deadlineSeconds": 12, "renameOnClaim": false, "dedupeJoinUrl": "Off"});
     let spec = json!({"minIdle": 0, "maxTotal": 100, "tickIntervalSeconds": 3600, "claim": claims});
     world.create_pool(POOL, spec).await;
     wait_served(&world).await;
