@@ -33,7 +33,16 @@ async fn objects(prefix: &str) -> Objects {
 fn cases() -> Vec<Case> {
     let same = || json!({"release": {"id": "r", "mode": "Destroy", "requestedAt": "2026-11-21T10:00:00Z"}});
     let immutable = |message, field, bad| change(message, field, json!({}), same(), bad);
+    let recycle =
+        json!({"release": {"id": "r", "mode": "Recycle", "requestedAt": "2026-11-21T10:00:00Z"}});
     vec![
+        change(
+            "Railway cannot restore an agent",
+            "spec.release",
+            json!({}),
+            same(),
+            recycle,
+        ),
         immutable(
             "spec.id is immutable",
             "spec.id",

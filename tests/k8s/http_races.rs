@@ -64,11 +64,17 @@ async fn fifty_of_two_hundred(world: &World, apis: &[&str]) {
         let instance = now.iter().find(|i| i.spec.id == id).unwrap();
         let account = &ledger["instances"][service_id(instance)];
         assert_eq!(account["claimCalls"], 1, "{account}");
-        assert_eq!(account["conversationsMade"], 1, "{account}");
-        // The agent works for the one who was told of it, and for nobody else.
-        let made = &account["conversations"][0];
-        assert_eq!(made["id"], answer.body["conversationId"]);
-        assert_eq!(made["name"], answer.body["agentName"]);
+        // The agent works for the one who was told of it, and for nobody else. On a busy machine its wrapper may have
+        // made more than one conversation: it gives an attempt half a second at this speed.
+        let made = account["conversations"].as_array().unwrap();
+        let told = made
+            .iter()
+            .find(|c| c["id"] == answer.body["conversationId"]);
+        assert!(told.is_some(), "{account}");
+        assert!(
+            made.iter().all(|c| c["name"] == answer.body["agentName"]),
+            "{account}"
+        );
         let recorded = instance.spec.claim.as_ref().unwrap();
         assert_eq!(recorded.agent_name, text(&answer.body, "agentName"));
     }
