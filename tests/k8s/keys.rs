@@ -204,8 +204,7 @@ async fn settle(seen: Seen) -> Vec<Option<String>> {
         (last.get().1.elapsed() > Duration::from_secs(1)).then_some(())
     })
     .await;
-    let seen = seen.lock().unwrap().1.clone();
-    seen
+    seen.lock().unwrap().1.clone()
 }
 
 /// What failed at an agent is the key's answer; that no agent was idle is not.
@@ -269,7 +268,7 @@ async fn a_link_is_joined_once_while_its_agent_lives() {
     fails(&again, 409, DUPLICATE, "duplicate_join");
     assert_eq!(text(&again.body, "instanceId"), first);
     let agents = world.in_phase(Phase::Claimed).await;
-    assert_eq!(ids(&agents), [first.clone()]);
+    assert_eq!(ids(&agents), std::slice::from_ref(&first));
 
     // By policy it is a 503; another link, and the same name twice, are fine.
     world
