@@ -30,6 +30,7 @@ async fn wait_queued(world: &World, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_at_zero_builds_an_agent_for_each_who_waits_and_no_more() {
     let world = empty_pool("wait-zero", json!({"tickIntervalSeconds": 1})).await;
+    wait_operator_ready(world.operator.as_ref().unwrap()).await;
     let none = world.claim("Nobody").await;
     assert_eq!(
         (none.status, text(&none.body, "code")),
@@ -67,6 +68,7 @@ async fn a_pool_at_zero_builds_an_agent_for_each_who_waits_and_no_more() {
 async fn who_came_first_is_served_first_over_two_replicas() {
     let spec = json!({"paused": ["Refill"], "tickIntervalSeconds": 1});
     let world = empty_pool("wait-order", spec).await;
+    wait_operator_ready(world.operator.as_ref().unwrap()).await;
     let second = Operator::start("api", &world.environment(&[]));
     wait_operator_ready(&second).await;
     let apis = [
@@ -102,8 +104,8 @@ async fn who_came_first_is_served_first_over_two_replicas() {
     for call in calls {
         call.await.unwrap();
     }
-    let answers = served.lock().unwrap();
-    assert!(answers.iter().all(|(_, a)| a.status == 200));
+    let good = |all: &[(usize, Answer)]| all.iter().all(|(_, a)| a.status == 200);
+    assert!(good(&served.lock().unwrap()));
     world.finish().await;
 }
 
@@ -143,6 +145,7 @@ async fn who_waits_in_vain_is_told_its_place_and_when_the_next_agent_can_be_expe
 async fn who_goes_away_waits_no_more() {
     let spec = json!({"paused": ["Refill"], "tickIntervalSeconds": 1});
     let world = empty_pool("wait-gone", spec).await;
+    wait_operator_ready(world.operator.as_ref().unwrap()).await;
     let api = world.operator.as_ref().unwrap().api.clone();
     let call = tokio::spawn(async move { claim_at(&api, body("Ada", 600)).await });
     wait_queued(&world, 1).await;

@@ -1,5 +1,6 @@
 //! Join links that nobody joins twice: who holds one, and whether still.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::ResourceExt;
 
 use super::request::{Names, object};
@@ -36,6 +37,9 @@ impl Inner {
         let mut new = object(&namespace, name, owner.spec.clone());
         new.spec.origin = Origin::Http;
         new.spec.held_for = Some(owner.name_any());
+        // No two objects of a process have these: what is there under the name and has them is ours, and nothing else.
+        new.spec.driver = Some(self.parts.holder.clone());
+        new.spec.enqueued_at = Some(MicroTime(self.stamp()));
         new.spec.wait_seconds = None;
         new.spec.ttl_seconds_after_finished = None;
         // Who holds a link needs no instructions: they are in the claim that it is held for.

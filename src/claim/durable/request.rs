@@ -133,7 +133,8 @@ impl Inner {
             // The client repeats a 504 by itself: our own success can come back as "exists". No two of a process have
             // the same place in the queue.
             Some(there)
-                if there.spec.driver == new.spec.driver
+                if new.spec.driver.is_some()
+                    && there.spec.driver == new.spec.driver
                     && there.spec.enqueued_at == new.spec.enqueued_at =>
             {
                 Ok(there)
