@@ -103,6 +103,25 @@ async fn kubectl_applies_waits_reads_and_deletes_and_the_agent_goes_with_the_cla
     world.finish().await;
 }
 
+/// Its object was lost (a restore without AgentClaims): its agent is still its own, and no second one is bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_applied_again_finds_its_agent() {
+    let world = World::with_pool("ac-again", json!({"minIdle": 2})).await;
+    apply(&world, "ada", json!({}));
+    wait_bound(&world, "ada");
+    let first = claims(&world).get("ada").await.unwrap().status.unwrap();
+    let unheld = r#"{"metadata":{"finalizers":null}}"#;
+    world.kubectl(&["patch", "ac", "ada", "--type=merge", "-p", unheld]);
+    world.kubectl(&["delete", "ac", "ada", "--timeout=60s"]);
+    apply(&world, "ada", json!({}));
+    wait_bound(&world, "ada");
+    let again = claims(&world).get("ada").await.unwrap().status.unwrap();
+    assert_eq!(again.instance, first.instance);
+    assert_eq!(again.conversation_id, first.conversation_id);
+    assert_eq!(world.in_phase(Phase::Claimed).await.len(), 1);
+    world.finish().await;
+}
+
 /// trap: queued claims × scale to zero
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_waits_for_its_pool_for_the_pause_to_end_and_for_an_agent() {
