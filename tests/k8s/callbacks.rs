@@ -11,7 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::door::open_world;
-use crate::http_calls::{account, call, fails, host, service_id, text};
+use crate::http_calls::{account, call, fails, host, service_id, text, wait_operator_ready};
 use crate::lifecycle::{condition, ticks};
 use crate::pending::{fault, of_kind, wait_phase};
 use crate::support::wait::{LONG, until};
@@ -211,7 +211,8 @@ async fn claims_end_whether_the_attestation_is_answered_or_swallowed() {
     let ledger = world.sim.ledger().await;
     let with_conversation = live.iter().filter(|s| {
         let account = &ledger["instances"][text(s, "id")];
-        !account["conversations"].as_array().unwrap().is_empty()
+        let made = account["conversations"].as_array();
+        made.is_some_and(|made| !made.is_empty())
     });
     assert_eq!(with_conversation.count(), 2, "the first and the last");
     world.finish().await;
@@ -251,6 +252,7 @@ async fn agents_call_nobody_unless_there_is_a_public_address() {
     let mut world = world;
     world.operator().stop();
     world.start_operator(&[]);
+    wait_operator_ready(world.operator()).await;
     let added = crate::lifecycle::replenish_one(&world).await;
     let added = wait_phase(&world, &added, Phase::Idle).await;
     assert_eq!(variables(&world, &added).await["POOL_URL"], Value::Null);

@@ -44,3 +44,4 @@ mod states;
 mod sweep;
 mod trouble;
 mod waiting;
+mod writes;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use agentpool::claim::ClaimError;
 use agentpool::domain::instance::phase::{self, Phase};
 use kube::ResourceExt;
 use serde_json::{Value, json};
@@ -183,6 +184,31 @@ fn a_leader_that_slept_wakes_into_a_changed_world() {
             tokio::time::sleep(Duration::from_secs(310)).await;
             world.until_settled(3).await;
             assert_eq!(world.checks.most_unused(), 3, "paused after {pause} s");
+        }
+    });
+}
+
+/// False "no stock" by a stale cache: what a late replica knows is gone, and what it does not know yet is there.
+#[test]
+fn a_cache_that_is_late_hides_no_stock() {
+    simulate(async {
+        let mut world = Cosmos::new(21);
+        let (leader, late) = (world.operator(), world.operator());
+        world.create_pool(POOL, &json!({"minIdle": 2, "maxTotal": 8}));
+        world.until_idle(2).await;
+        late.reins.hold_until(in_seconds(3600));
+        for n in 0..2 {
+            let claimed = world.claim(&leader, POOL, &format!("Ada {n}")).await;
+            assert!(claimed.is_some_and(|c| c.is_ok()));
+        }
+        // Now there is none, and that is what a direct list says.
+        let none = world.claim(&late, POOL, "Eve").await.unwrap();
+        assert!(matches!(none, Err(ClaimError::NoIdle)), "{none:?}");
+        world.until_idle(2).await;
+        // That list is older than this claim: it proves nothing.
+        for n in 0..2 {
+            let claimed = world.claim(&late, POOL, &format!("Eve {n}")).await.unwrap();
+            assert!(claimed.is_ok(), "{claimed:?}");
         }
     });
 }
