@@ -55,6 +55,17 @@ pub struct AgentStatus {
     pub streaming: Option<bool>,
 }
 
+/// The longest conversation id that can be recorded, in bytes.
+pub const CONVERSATION_MAX: usize = 128;
+
+impl AgentStatus {
+    /// The conversation that it shows, if that can be recorded.
+    pub fn recordable_conversation(&self) -> Option<&String> {
+        let conversation = self.conversation.as_ref();
+        conversation.filter(|c| c.len() <= CONVERSATION_MAX)
+    }
+}
+
 /// What one probe of an agent found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {

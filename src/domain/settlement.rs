@@ -203,7 +203,7 @@ fn joined(evidence: &Evidence, finished: bool, text: &str) -> Step {
         })
     };
     match evidence.looks.last() {
-        Some(Probe::Answered { status, .. }) => match &status.conversation {
+        Some(Probe::Answered { status, .. }) => match status.recordable_conversation() {
             Some(conversation) => Step::Settle(Settlement::Keep(Kept {
                 conversation_id: Some(conversation.clone()),
                 joined: true,

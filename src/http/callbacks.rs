@@ -17,12 +17,11 @@ use super::call::Call;
 use super::error::{ApiError, Code};
 use super::throttle::Throttle;
 use crate::api::AgentInstance;
+use crate::domain::agent::CONVERSATION_MAX;
 use crate::domain::instance::status::Told;
 
 /// How long a callback may take: its caller waits 10 s.
 pub const WITHIN: Duration = Duration::from_secs(8);
-/// The longest conversation id that can be recorded.
-const CONVERSATION_MAX: usize = 128;
 
 /// Whether a token is the instance's own; `None`: the root key was not read yet.
 pub type Verify = Arc<dyn Fn(&AgentInstance, &str) -> Option<bool> + Send + Sync>;

@@ -45,7 +45,7 @@ fn interrupted(view: &View<'_>, over: Duration) -> Decision {
         return given_up(view, Reason::ClaimInterrupted, lost);
     }
     match &view.evidence.probe {
-        Some(Probe::Answered { status, .. }) => match &status.conversation {
+        Some(Probe::Answered { status, .. }) => match status.recordable_conversation() {
             Some(conversation) => decision(
                 Action::Record(Change::Joined(conversation.clone())),
                 Reason::Claimed,

@@ -8,8 +8,6 @@ const POLL: Duration = Duration::from_secs(15);
 const POLL_LATER: Duration = Duration::from_secs(60);
 /// How long at first is.
 const POLLED_OFTEN_FOR: Duration = Duration::from_secs(300);
-/// The longest conversation id that can be recorded.
-const CONVERSATION_MAX: usize = 128;
 
 /// What is said of one that gave up.
 pub const GAVE_UP: &str = "the agent gave up waiting for its join to be accepted";
@@ -18,9 +16,9 @@ pub const GAVE_UP: &str = "the agent gave up waiting for its join to be accepted
 pub(super) fn pending(view: &View<'_>) -> Decision {
     if let Some(Probe::Answered { status, .. }) = &view.evidence.probe {
         // A join has one possible conversation, so that any is the right one.
-        if let Some(conversation) = accepted(status) {
+        if let Some(conversation) = status.recordable_conversation() {
             return decision(
-                Action::Record(Change::Joined(conversation)),
+                Action::Record(Change::Joined(conversation.clone())),
                 Reason::Claimed,
                 "in use",
                 Duration::ZERO,
@@ -51,14 +49,6 @@ fn waiting(action: Action, recheck: Duration) -> Decision {
         "joined; a person has to accept",
         recheck,
     )
-}
-
-/// The conversation that the agent shows.
-fn accepted(status: &AgentStatus) -> Option<String> {
-    status
-        .conversation
-        .clone()
-        .filter(|c| c.len() <= CONVERSATION_MAX)
 }
 
 /// Nobody came in time. Asked once more just before: what was accepted since the last poll is not thrown away.

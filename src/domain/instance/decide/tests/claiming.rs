@@ -77,6 +77,9 @@ fn an_interrupted_join_is_kept_if_the_agent_shows_it() {
     assert_acts(over(), Action::Probe);
     let bound = over().probe(says(Some(false), Some("c9")));
     assert_acts(bound, Action::Record(Change::Joined("c9".into())));
+    // One that cannot be recorded would be tried for ever.
+    let endless = over().probe(says(Some(false), Some(&"c".repeat(129))));
+    assert_acts(endless, Action::Delete);
     // It may still be at it: a conversation that nobody wants is worse than another agent.
     assert_acts(over().probe(says(Some(false), None)), Action::Delete);
     assert_acts(over().probe(silent()), Action::Wait);
