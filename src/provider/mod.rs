@@ -129,6 +129,11 @@ pub trait AgentProvider: Send + Sync {
         instructions: &str,
     ) -> Result<(), ProviderError>;
 
+    /// Wakes the machine and starts the agent in it anew, because it does not answer. Its files stay.
+    async fn restart(&self, _key: &Key, _known: &Facts) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
     /// Renames the resource after the agent; best effort.
     async fn after_claim(
         &self,
