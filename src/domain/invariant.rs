@@ -108,7 +108,11 @@ fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
         Phase::Recycling => {
             let open = view.instance.spec.claim.is_some()
                 && outcome::of(view.instance).is_none()
-                && view.instance.status.as_ref().is_some_and(|s| s.turn.is_some());
+                && view
+                    .instance
+                    .status
+                    .as_ref()
+                    .is_some_and(|s| s.turn.is_some());
             !open || view.memory.claim_known_for >= view.limits.claim_deadline
         }
         Phase::Tainted | Phase::Dead | Phase::Crashed if given_back(view) => true,
@@ -472,7 +476,7 @@ fn new_ids(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let distinct: std::collections::BTreeSet<&String> = d.create.iter().collect();
     distinct.len() == d.create.len()
         && d.create.iter().all(|id| {
-            v.fresh_ids.contains(id)
+            (v.fresh_ids.contains(id) || v.debts().open.contains(id))
                 && !creating(v).contains(id)
                 && !v.members.iter().any(|m| &m.id == id)
         })
@@ -487,11 +491,11 @@ fn allowed(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
             && !d.breaker.is_open(v.now))
 }
 
-/// Never beyond the minimum and what waits, but for what requests asked for.
+/// Never beyond the minimum and what waits, or one for each claim where the pool wants that, but for what requests asked for.
 fn wanted(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let counts = pool::view::Counts::of(v.members, v.unseen().len());
     let there = counts.get(Phase::Idle) + counts.get(Phase::Provisioning);
-    let short = i64::from((v.wanted() - there).max(0));
+    let short = i64::from((v.wanted() - there).max(0)).max(count(v.debts().open.len()));
     let asked: usize = d.answers.iter().map(|a| a.ids.len()).sum();
     count(d.create.len()) <= short + count(asked)
 }

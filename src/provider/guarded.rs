@@ -272,6 +272,12 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         self.guard("verify_clean", &key.name, limit, call).await
     }
 
+    async fn restart(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {
+        let call = self.inner.restart(key, known);
+        let limit = (self.limits.write, Class::Ambiguous);
+        self.guard("restart", &key.name, limit, call).await
+    }
+
     async fn prepare_claim(
         &self,
         key: &Key,

@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use super::phase::{self, Phase};
-use crate::api::AgentInstance;
-use crate::domain::agent::Probe;
 use super::status::is_recycling;
+use crate::api::AgentInstance;
 use crate::api::agent_instance::ReleaseMode;
+use crate::domain::agent::Probe;
 use crate::domain::plan::{Operation, Outcome, Seen, StepSpec, Trouble};
 use crate::domain::resource::{Presence, Resource};
 

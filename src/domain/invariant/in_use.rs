@@ -18,7 +18,10 @@ pub(super) fn rules<'a>() -> [Rule<View<'a>, Decision>; 4] {
     [
         ("only who watches for an acceptance gives it up", watched),
         ("a claimed agent expires by its pool's word only", expired),
-        ("only what was in stock and has a checkpoint is restored", restorable),
+        (
+            "only what was in stock and has a checkpoint is restored",
+            restorable,
+        ),
         (
             "only what is kept awake is restarted or held, and only after silence",
             disturbed,
@@ -139,8 +142,7 @@ fn disturbed(view: &View<'_>, decision: &Decision) -> bool {
                 && view.memory.restarts < RESTARTS
         }
         Action::Hold => {
-            kept_awake(view)
-                && matches!(&view.listed, Listed::Present(r) if r.liveness.is_paused())
+            kept_awake(view) && matches!(&view.listed, Listed::Present(r) if r.liveness.is_paused())
         }
         _ => true,
     }

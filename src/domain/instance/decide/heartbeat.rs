@@ -68,7 +68,12 @@ pub(super) fn silent(view: &View<'_>) -> Option<Decision> {
     if phase::is_protected(view.instance) {
         return Some(judge(Judgement::Dead, Reason::Unreachable, text));
     }
-    Some(decision(Action::Delete, Reason::Unreachable, text, view.limits.tick))
+    Some(decision(
+        Action::Delete,
+        Reason::Unreachable,
+        text,
+        view.limits.tick,
+    ))
 }
 
 /// In use and to be awake, and the listing shows it asleep since long enough: it is deaf, and what should hold it inside

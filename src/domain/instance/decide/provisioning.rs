@@ -108,7 +108,12 @@ fn is_finished(plan: &[StepSpec], operation: &OperationStatus) -> bool {
             .all(|(spec, recorded)| recorded.name == spec.step.name())
 }
 
-pub(super) fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
+pub(super) fn step(
+    view: &View<'_>,
+    index: usize,
+    spec: &StepSpec,
+    recorded: &StepStatus,
+) -> Decision {
     let name = recorded.name.clone();
     match spec.step {
         Step::Ready | Step::Clean if view.memory.step_known_for >= spec.deadline => judge(

@@ -29,7 +29,12 @@ pub(super) fn not_restorable(view: &View<'_>, why: &str) -> Decision {
         let kept = format!("{text}; kept, because it is protected");
         return decision(Action::Wait, Reason::RecycleFailed, kept, view.limits.tick);
     }
-    decision(Action::Delete, Reason::RecycleFailed, text, view.limits.tick)
+    decision(
+        Action::Delete,
+        Reason::RecycleFailed,
+        text,
+        view.limits.tick,
+    )
 }
 
 /// Restored, ready, unbound and clean.
@@ -54,12 +59,16 @@ fn restoring(view: &View<'_>) -> Decision {
         };
     }
     if !view.limits.recycles {
-        let text = "its provider cannot restore an agent for its next user: use spec.release.mode Destroy";
+        let text =
+            "its provider cannot restore an agent for its next user: use spec.release.mode Destroy";
         return decision(Action::Wait, Reason::NotSupported, text, view.limits.tick);
     }
     let status = view.instance.status.as_ref();
     if status.is_none_or(|s| s.turn.is_none()) {
-        return not_restorable(view, "it was never proven, or what was observed of it is lost");
+        return not_restorable(
+            view,
+            "it was never proven, or what was observed of it is lost",
+        );
     }
     let provider = status.and_then(|s| s.provider.as_ref());
     if provider.is_none_or(|p| p.checkpoint_id.is_none()) {
@@ -77,7 +86,9 @@ fn restoring(view: &View<'_>) -> Decision {
         );
     };
     match current(view.plan, operation).filter(|_| is_recycling(status)) {
-        Some((index, spec, recorded)) => bounded(view, spec, recorded, step(view, index, spec, recorded)),
+        Some((index, spec, recorded)) => {
+            bounded(view, spec, recorded, step(view, index, spec, recorded))
+        }
         None => not_restorable(view, "the recorded operation does not fit the plan"),
     }
 }

@@ -89,9 +89,11 @@ fn inside(view: &View<'_>, clean: Decision) -> Decision {
         ),
         Some(Inside::Clean) => clean,
         // Never put into a checkpoint, and nothing to keep for a look that the message does not tell.
-        Some(Inside::Dirty(text)) if being_made => {
-            judge(Judgement::Dead, Reason::CreateFailed, format!("not clean: {text}"))
-        }
+        Some(Inside::Dirty(text)) if being_made => judge(
+            Judgement::Dead,
+            Reason::CreateFailed,
+            format!("not clean: {text}"),
+        ),
         Some(Inside::Dirty(text)) => judge(Judgement::Tainted, Reason::NotClean, text.clone()),
     }
 }
