@@ -143,6 +143,7 @@ pub fn inputs() -> Inputs {
         variables,
         image: Some("registry.example.com/acme/agent@sha256:0".to_owned()),
         registry: None,
+        setup_script: None,
     }
 }
 
