@@ -37,14 +37,6 @@ async fn lease(world: &World) -> Lease {
     api.get(LEASE).await.unwrap()
 }
 
-async fn wait_idle(world: &World, count: usize) {
-    let limit = Duration::from_secs(120);
-    until(&format!("{count} idle"), limit, || async {
-        (world.in_phase(Phase::Idle).await.len() == count).then_some(())
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn one_leads_and_its_end_hands_over_at_once() {
     let mut world = World::bare("hand-over").await;
@@ -119,7 +111,7 @@ async fn a_killed_leader_is_followed_after_its_term_and_nothing_is_made_twice() 
     })
     .await;
     world.operator().kill();
-    wait_idle(&world, 6).await;
+    world.wait_idle(6).await;
     let led = others
         .iter()
         .filter(|o| o.log().contains("reconciling pools="));
@@ -149,7 +141,7 @@ async fn a_leader_paused_for_thirty_seconds_does_no_harm_when_it_wakes() {
     .await;
     stale.pause();
     let paused = Instant::now();
-    wait_idle(&world, 8).await;
+    world.wait_idle(8).await;
     // The others go on: agents are claimed, replaced and destroyed behind the sleeper's back.
     for agent in ["Ada", "Bob"] {
         assert_eq!(world.claim(agent).await.status, 200);
@@ -157,7 +149,7 @@ async fn a_leader_paused_for_thirty_seconds_does_no_harm_when_it_wakes() {
     let gone = world.in_phase(Phase::Idle).await.pop().unwrap();
     world.delete(gone.metadata.name.as_deref().unwrap()).await;
     world.wait_gone(&gone.spec.id).await;
-    wait_idle(&world, 8).await;
+    world.wait_idle(8).await;
     until("it slept for 30 s", LONG, || async {
         (paused.elapsed() >= Duration::from_secs(30)).then_some(())
     })
@@ -211,7 +203,7 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
     leads(&second).await;
     let spec = json!({"minIdle": 10, "maxTotal": 12, "tickIntervalSeconds": 1});
     world.create_pool(POOL, spec).await;
-    wait_idle(&world, 10).await;
+    world.wait_idle(10).await;
     crate::lifecycle::ticks(&world, 3).await;
     assert_eq!(world.list().await.len(), 10);
     made_once(&world, 10).await;
@@ -223,7 +215,7 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
         (world.list().await.len() == 12).then_some(())
     })
     .await;
-    wait_idle(&world, 10).await;
+    world.wait_idle(10).await;
     crate::lifecycle::ticks(&world, 3).await;
     assert_eq!(world.list().await.len(), 12);
     made_once(&world, 12).await;
