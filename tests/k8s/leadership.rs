@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use agentpool::clock::Clock;
 use agentpool::domain::instance::phase::Phase;
+use agentpool::k8s::error::K8sError;
 use agentpool::k8s::lease::{Candidate, Leadership};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
@@ -223,6 +224,18 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
     world.finish().await;
 }
 
+/// A step whose calls were answered: on a busy machine some take longer than a part of a short term.
+async fn step(candidate: &mut Candidate) -> bool {
+    for _ in 0..50 {
+        match candidate.step().await {
+            Ok(led) => return led,
+            Err(K8sError::Timeout { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("not one step of fifty was answered in time")
+}
+
 /// The write carries what it was judged on: of those who saw the same lease one wins, at its creation and at each term's
 /// end.
 #[tokio::test(flavor = "multi_thread")]
@@ -240,16 +253,16 @@ async fn of_candidates_who_saw_the_same_lease_one_wins() {
         })
         .collect();
     for round in 0..3 {
-        let steps = all.iter_mut().map(|(candidate, _)| candidate.step());
+        let steps = all.iter_mut().map(|(candidate, _)| step(candidate));
         let led = futures::future::join_all(steps).await;
-        let led = led.into_iter().filter(|l| matches!(l, Ok(true))).count();
+        let led = led.into_iter().filter(|led| *led).count();
         assert_eq!(led, 1, "round {round}");
         let believe = all.iter().filter(|(_, l)| l.holds()).count();
         assert_eq!(believe, 1, "round {round}");
         // All but the leader look until its term is over; it is silent, as if it were dead.
         let others: Vec<_> = (0..8).filter(|i| !all[*i].1.holds()).collect();
         for i in &others {
-            assert!(!all[*i].0.step().await.unwrap(), "it is held");
+            assert!(!step(&mut all[*i].0).await, "it is held");
         }
         until("the silent leader's term is over", LONG, || async {
             let lease = lease(&world).await.spec.unwrap();
