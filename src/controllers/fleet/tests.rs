@@ -1,4 +1,8 @@
 //! Who waits for a listing and who does not, in virtual time, with a provider that takes long.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test waits for what it spawned"
+)]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
