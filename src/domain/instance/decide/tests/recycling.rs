@@ -17,6 +17,7 @@ fn given() -> Given {
         operation_id: "op".into(),
         token_key: Some("key2".into()),
         image: None,
+        image_digest: None,
     }
 }
 
