@@ -25,6 +25,7 @@ use crate::domain::resource::Resource;
 use crate::domain::template::{self, Template};
 use crate::k8s::secret;
 use crate::provider::AgentProvider;
+use crate::provider::account::{self, Purpose};
 use holds::{Hold, SECRET_LOOK};
 
 /// Where and with which credential.
@@ -170,7 +171,7 @@ impl Fleet {
         }
         self.may_ask(scope, &mut cell).await?;
         let provider = self.connection(scope, &mut cell, false).await?;
-        match provider.resolve().await {
+        match account::shared(Purpose::Watch, provider.resolve()).await {
             Ok(facts) => {
                 cell.resolved = Some(facts.clone());
                 cell.trouble = None;
@@ -181,7 +182,8 @@ impl Fleet {
         }
     }
 
-    /// A listing of the scope that is not older than `max_age`, or the latest trouble.
+    /// A listing of the scope that is not older than `max_age`, as far as the request limit bears that, or the latest
+    /// trouble.
     pub async fn snapshot(
         &self,
         scope: &Scope,
@@ -190,6 +192,24 @@ impl Fleet {
         let cell = self.cell(scope);
         // Whoever waits here while another lists finds its answer fresh enough.
         let mut cell = cell.lock().await;
+        let rest = cell.connection.as_ref().map(|c| c.1.listing_interval());
+        let max_age = max_age.max(rest.unwrap_or_default());
+        self.listing(scope, &mut cell, max_age).await
+    }
+
+    /// The same because a person asked for it: not older than that.
+    pub async fn asked(&self, scope: &Scope, max_age: Duration) -> Result<Arc<Snapshot>, Trouble> {
+        let cell = self.cell(scope);
+        let mut cell = cell.lock().await;
+        self.listing(scope, &mut cell, max_age).await
+    }
+
+    async fn listing(
+        &self,
+        scope: &Scope,
+        cell: &mut Cell,
+        max_age: Duration,
+    ) -> Result<Arc<Snapshot>, Trouble> {
         let now = self.clock.monotonic();
         if let Some(snapshot) = cell
             .snapshot
@@ -198,10 +218,10 @@ impl Fleet {
         {
             return Ok(snapshot.clone());
         }
-        self.may_ask(scope, &mut cell).await?;
-        let provider = self.connection(scope, &mut cell, true).await?;
+        self.may_ask(scope, cell).await?;
+        let provider = self.connection(scope, cell, true).await?;
         let begun = self.clock.monotonic();
-        match provider.list().await {
+        match account::shared(Purpose::Watch, provider.list()).await {
             Ok(listing) => {
                 let by_id = listing.resources.into_iter();
                 let by_id = by_id.map(|r| (r.id.clone(), r)).collect();
@@ -211,8 +231,16 @@ impl Fleet {
                 cell.failures = 0;
                 Ok(snapshot)
             }
-            Err(error) => Err(self.note(&mut cell, error.into())),
+            Err(error) => Err(self.note(cell, error.into())),
         }
+    }
+
+    /// How long a listing of the scope rests at least.
+    pub async fn listing_interval(&self, scope: &Scope) -> Duration {
+        let cell = self.cell(scope);
+        let cell = cell.lock().await;
+        let provider = cell.connection.as_ref().map(|c| &c.1);
+        provider.map_or(Duration::ZERO, |p| p.listing_interval())
     }
 
     /// The latest listing, however old.

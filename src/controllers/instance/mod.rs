@@ -72,6 +72,12 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
             Ok(Next::Again) => {}
             Ok(Next::Later) => return decision.recheck.max(Duration::from_millis(50)),
             Ok(Next::Over) => {
+                let (whole, sent) = ctx
+                    .memories
+                    .with(&object, |m| (m.fresh, m.requests.count()));
+                if whole {
+                    ctx.metrics.instance_requests(sent);
+                }
                 ctx.memories.forget(&object);
                 return Duration::from_secs(3600);
             }
