@@ -293,6 +293,14 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub checkpoint_id: Option<String>,
+    /// Sprites: when the golden checkpoint was taken, by the provider's clock. Its id alone could be taken again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub checkpoint_time: Option<String>,
+    /// Sprites: the home directory inside, below which everything of ours lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub home: Option<String>,
     /// The image as it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]

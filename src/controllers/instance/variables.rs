@@ -15,13 +15,14 @@ use crate::domain::plan::{Class, Trouble};
 use crate::domain::template::Template;
 use crate::domain::token::Purpose;
 use crate::domain::variables::{self, Material};
-use crate::k8s::secret;
-use crate::provider::Inputs;
+use crate::k8s::{config_map, secret};
+use crate::provider::{Inputs, sprites};
 
 /// The finished variables of an agent, its secrets included.
 pub(super) async fn inputs(
     object: &AgentInstance,
     around: &Surroundings,
+    step: &str,
     ctx: &Ctx,
 ) -> Result<Inputs, Trouble> {
     let Some(template) = &around.template else {
@@ -71,6 +72,37 @@ pub(super) async fn inputs(
     Ok(Inputs {
         variables,
         image: image_of(template),
+        setup_script: if step == sprites::SETUP {
+            setup_script(template, &namespace, ctx).await?
+        } else {
+            None
+        },
+    })
+}
+
+/// The pool's own set-up script, from its ConfigMap.
+async fn setup_script(
+    template: &Template,
+    namespace: &str,
+    ctx: &Ctx,
+) -> Result<Option<String>, Trouble> {
+    let Some(setup) = template
+        .provider
+        .sprites
+        .as_ref()
+        .and_then(|s| s.setup.as_ref())
+    else {
+        return Ok(None);
+    };
+    let script = config_map::value(&ctx.client, namespace, &setup.script_config_map_ref).await;
+    script.map(Some).map_err(|e| Trouble {
+        class: Class::Transient,
+        reason: match e {
+            config_map::ConfigMapError::Missing(_) => Reason::InvalidSpec,
+            config_map::ConfigMapError::Api(_) => Reason::ProviderUnavailable,
+        },
+        message: e.to_string(),
+        retry_after: Some(Duration::from_secs(10)),
     })
 }
 

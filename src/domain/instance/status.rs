@@ -361,7 +361,10 @@ fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
             "deploymentId" => provider.deployment_id = value,
             "volumeId" => provider.volume_id = value,
             "projectId" => provider.project_id = value,
+            "spriteId" => provider.id = value,
             "checkpointId" => provider.checkpoint_id = value,
+            "checkpointTime" => provider.checkpoint_time = value,
+            "home" => provider.home = value,
             "imageDigest" => provider.image_digest = value,
             _ => {}
         }
