@@ -181,7 +181,7 @@ async fn snapshot(
     } else {
         around.limits.tick
     };
-    match ctx.fleet.snapshot(scope, max_age).await {
+    match ctx.fleet.recent(scope, max_age).await {
         Ok(snapshot) => Some(snapshot),
         Err(trouble) => {
             let now = ctx.clock.monotonic();

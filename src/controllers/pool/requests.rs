@@ -73,7 +73,7 @@ async fn listing_since(
     ctx: &Ctx,
 ) -> Result<Arc<fleet::Snapshot>, Trouble> {
     let age = ctx.clock.monotonic().saturating_sub(begun);
-    ctx.fleet.asked(scope, age).await
+    ctx.fleet.snapshot(scope, age).await
 }
 
 fn begin(key: &(String, String), request: &Request, ctx: &Ctx) -> (Monotonic, bool) {
