@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kube::runtime::reflector::{ObjectRef, Store};
 use secrecy::SecretString;
 
@@ -23,6 +23,7 @@ use crate::domain::template::Template;
 use crate::k8s::event::Events;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
+use crate::provider::sprites::{self, SpritesProvider};
 use crate::provider::{AgentProvider, Class};
 use crate::telemetry::Metrics;
 
@@ -36,14 +37,14 @@ pub(super) fn start_controllers(
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        let Some((cluster_id, transport)) = prepare(&shared, &started).await else {
+        let Some((cluster_id, transports)) = prepare(&shared, &started).await else {
             return;
         };
         let mut candidate = leadership::candidate(&shared);
         while leadership::lead(&shared, &mut candidate).await {
             // What an earlier term remembered is worth nothing: others led meanwhile.
             memories.keep_only(&[]);
-            let ctx = context(&shared, &stores, &memories, (&cluster_id, &transport));
+            let ctx = context(&shared, &stores, &memories, (&cluster_id, &transports));
             let work = work(&shared, ctx, stores.2.clone());
             // The term is renewed while a shutdown finishes what is in hand, and let go only then.
             tokio::select! {
@@ -56,7 +57,7 @@ pub(super) fn start_controllers(
 }
 
 /// What the controllers need before they can lead; `None` where the process stops meanwhile.
-async fn prepare(process: &Process, started: &Started) -> Option<(String, Transport)> {
+async fn prepare(process: &Process, started: &Started) -> Option<(String, Transports)> {
     if !wait_for(process, started.prepared.wait()).await {
         return None;
     }
@@ -66,20 +67,34 @@ async fn prepare(process: &Process, started: &Started) -> Option<(String, Transp
     {
         return None;
     }
-    match Transport::new(&process.config.railway_url, process.clock.clone()) {
-        Ok(transport) => Some((cluster_id, transport)),
+    match transports(&process.config, &process.clock) {
+        Ok(transports) => Some((cluster_id, transports)),
         Err(error) => {
-            tracing::error!(%error, "cannot set up HTTP to Railway");
+            tracing::error!(error = %format!("{error:#}"), "cannot set up HTTP to the providers");
             None
         }
     }
+}
+
+/// The ways to the providers: each holds the waits of its tokens, over all terms of leadership.
+#[derive(Clone)]
+pub(super) struct Transports {
+    railway: Transport,
+    sprites: sprites::Transport,
+}
+
+fn transports(config: &Config, clock: &Clock) -> Result<Transports> {
+    Ok(Transports {
+        railway: Transport::new(&config.railway_url, clock.clone()).context("Railway")?,
+        sprites: sprites::Transport::new(&config.sprites_url, clock.clone()).context("Sprites")?,
+    })
 }
 
 fn context(
     process: &Arc<Process>,
     (pools, instances, _): &Stores,
     memories: &Arc<Memories>,
-    (cluster_id, transport): (&str, &Transport),
+    (cluster_id, transports): (&str, &Transports),
 ) -> Arc<Ctx> {
     tracing::info!(
         pools = pools.len(),
@@ -87,7 +102,7 @@ fn context(
         "reconciling"
     );
     let connect = Connector {
-        transport: transport.clone(),
+        transports: transports.clone(),
         config: process.config.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
@@ -169,7 +184,7 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
 
 /// Makes the real providers.
 pub(super) struct Connector {
-    pub(super) transport: Transport,
+    pub(super) transports: Transports,
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -195,15 +210,11 @@ impl CallObserver for Observer {
     }
 }
 
-impl Connect for Connector {
-    fn connect(
-        &self,
-        scope: &Scope,
-        credential: SecretString,
-    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
+impl Connector {
+    fn railway(&self, scope: &Scope, token: SecretString) -> Result<RailwayProvider, Trouble> {
         let config = RailwayConfig {
             base_url: self.config.railway_url.clone(),
-            token: credential,
+            token,
             token_kind: scope.token_kind,
             project_id: scope.project_id.clone(),
             environment: match &scope.environment {
@@ -212,30 +223,62 @@ impl Connect for Connector {
             },
             clock: self.clock.clone(),
         };
-        let provider =
-            RailwayProvider::with_transport(config, &self.transport).map_err(|e| Trouble {
-                class: Class::Unauthorized,
-                reason: crate::api::condition::Reason::CredentialsInvalid,
-                message: e.to_string(),
-                retry_after: None,
-            })?;
+        RailwayProvider::with_transport(config, &self.transports.railway).map_err(unusable)
+    }
+
+    fn guarded<P: AgentProvider + 'static>(
+        &self,
+        provider: P,
+        label: &'static str,
+    ) -> Arc<dyn AgentProvider> {
         let observer = Arc::new(Observer(self.metrics.clone()));
-        Ok(Arc::new(Guarded::new(
-            provider,
-            "railway",
-            self.clock.clone(),
-            observer,
-        )))
+        Arc::new(Guarded::new(provider, label, self.clock.clone(), observer))
+    }
+}
+
+/// A credential that no request can carry.
+fn unusable(error: impl std::fmt::Display) -> Trouble {
+    Trouble {
+        class: Class::Unauthorized,
+        reason: crate::api::condition::Reason::CredentialsInvalid,
+        message: error.to_string(),
+        retry_after: None,
+    }
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        scope: &Scope,
+        credential: SecretString,
+    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        match scope.kind.as_str() {
+            "Railway" => Ok(self.guarded(self.railway(scope, credential)?, "railway")),
+            "Sprites" => {
+                let provider = SpritesProvider::new(&self.transports.sprites, credential);
+                Ok(self.guarded(provider.map_err(unusable)?, "sprites"))
+            }
+            other => Err(Trouble {
+                class: Class::Rejected,
+                reason: crate::api::condition::Reason::NotSupported,
+                message: format!("this version knows no provider {other}"),
+                retry_after: None,
+            }),
+        }
     }
 
     fn unsupported(&self, template: &Template) -> Option<String> {
-        if template.provider.sprites.is_some() || template.provider.services_api.is_some() {
+        if template.provider.services_api.is_some() {
             return Some(
-                "this version builds agents on Railway only: use spec.provider.railway".to_owned(),
+                "spec.provider.servicesApi is not available in this version: use spec.provider.railway or spec.provider.sprites"
+                    .to_owned(),
             );
         }
         if template.services.is_some() {
             return Some("spec.services is not available in this version: give the agents' keys in spec.runtime.env".to_owned());
+        }
+        if template.provider.sprites.is_some() {
+            return sprites::supports(template).err();
         }
         railway::supports(template)
             .err()

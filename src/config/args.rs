@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::DEFAULT_RAILWAY_URL;
+use super::{DEFAULT_RAILWAY_URL, DEFAULT_SPRITES_URL};
 use crate::http::{AgentsShape, PublicReads};
 use crate::telemetry::logs::LogFormat;
 
@@ -77,6 +77,9 @@ pub struct CommonArgs {
     /// Railway's GraphQL endpoint.
     #[arg(long, env = "AGENTPOOL_RAILWAY_URL", default_value = DEFAULT_RAILWAY_URL)]
     pub(super) railway_url: String,
+    /// The origin of Sprites' interface, without a path.
+    #[arg(long, env = "AGENTPOOL_SPRITES_URL", default_value = DEFAULT_SPRITES_URL)]
+    pub(super) sprites_url: String,
     /// Dials this host:port in plain HTTP for every agent, with the agent's own Host header: for the simulator.
     #[arg(long, env = "AGENTPOOL_AGENT_CONNECT_TO")]
     pub(super) agent_connect_to: Option<String>,

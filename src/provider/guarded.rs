@@ -272,6 +272,12 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         self.guard("verify_clean", &key.name, limit, call).await
     }
 
+    async fn restart(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {
+        let call = self.inner.restart(key, known);
+        let limit = (self.limits.write, Class::Ambiguous);
+        self.guard("restart", &key.name, limit, call).await
+    }
+
     async fn prepare_claim(
         &self,
         key: &Key,
@@ -286,6 +292,12 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
             call,
         )
         .await
+    }
+
+    async fn undo_prepare(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {
+        let call = self.inner.undo_prepare(key, known);
+        let limit = (self.limits.write, Class::Transient);
+        self.guard("undo_prepare", &key.name, limit, call).await
     }
 
     async fn after_claim(
