@@ -104,33 +104,31 @@ async fn inside(session: &Session, name: &str, script: &str) -> Result<String, S
 
 /// The end of the gateway's log, without the values that it was given: without knowing them no line is shown.
 async fn log(session: &Session, name: &str, home: &str) -> Result<Vec<String>, Failure> {
-    let (config, env) = (at(home, CONFIG), at(home, ENV));
-    let (lines, config, env) = tokio::try_join!(
-        operation::service_log(session, name, GATEWAY),
-        operation::read_file(session, name, &config),
-        operation::read_file(session, name, &env),
-    )?;
-    let text = |file: Option<hyper::body::Bytes>| {
-        String::from_utf8_lossy(file.as_deref().unwrap_or_default()).into_owned()
+    let lines = operation::service_log(session, name, GATEWAY).await?;
+    let text = async |path: &str| {
+        let file = operation::read_file(session, name, &at(home, path)).await?;
+        Ok(file.map(|f| String::from_utf8_lossy(&f).into_owned()))
     };
-    let secrets = secrets(&text(config), &text(env));
+    let (config, env) = (text(CONFIG).await?, text(ENV).await?);
+    let unknown = || Failure::unreadable("left out, the values to mask are not known");
+    let secrets = secrets(&config.ok_or_else(unknown)?, &env.unwrap_or_default());
+    let secrets = secrets.ok_or_else(unknown)?;
     let skipped = lines.len().saturating_sub(LOG_LINES);
     let shown = lines.into_iter().skip(skipped);
     Ok(shown.map(|l| masked(&l, &secrets)).collect())
 }
 
-fn secrets(config: &str, env: &str) -> Vec<String> {
-    let token = serde_json::from_str::<Value>(config).ok();
-    let token = token
-        .as_ref()
-        .and_then(|c| c.pointer("/gateway/auth/token")?.as_str());
+/// The values in both files; `None`: the configuration does not have its token where it should.
+fn secrets(config: &str, env: &str) -> Option<Vec<String>> {
+    let config = serde_json::from_str::<Value>(config).ok()?;
+    let token = config.pointer("/gateway/auth/token")?.as_str()?;
     let values = env
         .lines()
         .filter_map(|l| l.split_once('=').map(|(_, v)| v.trim_matches('\'')));
-    let all = values.chain(token).filter(|v| v.len() >= VALUE_MIN);
+    let all = values.chain([token]).filter(|v| v.len() >= VALUE_MIN);
     let mut all: Vec<String> = all.map(str::to_owned).collect();
     all.sort_by_key(|v| std::cmp::Reverse(v.len()));
-    all
+    Some(all)
 }
 
 fn masked(line: &str, secrets: &[String]) -> String {
@@ -147,8 +145,9 @@ mod tests {
     #[test]
     fn no_value_of_a_file_is_shown() {
         let config = r#"{"gateway":{"auth":{"token":"0123456789abcdef"}}}"#;
-        let secrets = secrets(config, "ANTHROPIC_API_KEY='sk-ant $ecret'\nMODE=dev\n");
+        let secrets = secrets(config, "ANTHROPIC_API_KEY='sk-ant $ecret'\nMODE=dev\n").unwrap();
         let line = "dev 0123456789abcdef sk-ant $ecret";
         assert_eq!(masked(line, &secrets), "dev [value] [value]");
+        assert_eq!(super::secrets("{}", ""), None);
     }
 }
