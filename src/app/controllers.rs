@@ -15,6 +15,7 @@ use crate::api::{AgentClaim, AgentInstance, AgentPool};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
+use crate::controllers::images::Images;
 use crate::controllers::memory::Memories;
 use crate::controllers::sweep::Sweeps;
 use crate::controllers::{self, Ctx};
@@ -25,6 +26,7 @@ use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
 use crate::provider::sprites::{self, SpritesProvider};
 use crate::provider::{AgentProvider, Class};
+use crate::services::registry::Registry;
 use crate::telemetry::Metrics;
 
 type Stores = (Store<AgentPool>, Store<AgentInstance>, Store<AgentClaim>);
@@ -37,14 +39,14 @@ pub(super) fn start_controllers(
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        let Some((cluster_id, transports)) = prepare(&shared, &started).await else {
+        let Some((cluster_id, outside)) = prepare(&shared, &started).await else {
             return;
         };
         let mut candidate = leadership::candidate(&shared);
         while leadership::lead(&shared, &mut candidate).await {
             // What an earlier term remembered is worth nothing: others led meanwhile.
             memories.keep_only(&[]);
-            let ctx = context(&shared, &stores, &memories, (&cluster_id, &transports));
+            let ctx = context(&shared, &stores, &memories, (&cluster_id, &outside));
             let work = work(&shared, ctx, stores.2.clone());
             // The term is renewed while a shutdown finishes what is in hand, and let go only then.
             tokio::select! {
@@ -57,7 +59,7 @@ pub(super) fn start_controllers(
 }
 
 /// What the controllers need before they can lead; `None` where the process stops meanwhile.
-async fn prepare(process: &Process, started: &Started) -> Option<(String, Transports)> {
+async fn prepare(process: &Process, started: &Started) -> Option<(String, Outside)> {
     if !wait_for(process, started.prepared.wait()).await {
         return None;
     }
@@ -67,26 +69,37 @@ async fn prepare(process: &Process, started: &Started) -> Option<(String, Transp
     {
         return None;
     }
-    match transports(&process.config, &process.clock) {
-        Ok(transports) => Some((cluster_id, transports)),
+    match outside(&process.config, &process.clock) {
+        Ok(outside) => Some((cluster_id, outside)),
         Err(error) => {
-            tracing::error!(error = %format!("{error:#}"), "cannot set up HTTP to the providers");
+            tracing::error!(error = %format!("{error:#}"), "cannot set up HTTP to the outside");
             None
         }
     }
 }
 
-/// The ways to the providers: each holds the waits of its tokens, over all terms of leadership.
+/// The ways to what every term of leadership shares: each holds the waits of its tokens.
+struct Outside {
+    transports: Transports,
+    registry: Registry,
+}
+
+/// The ways to the providers.
 #[derive(Clone)]
 pub(super) struct Transports {
     railway: Transport,
     sprites: sprites::Transport,
 }
 
-fn transports(config: &Config, clock: &Clock) -> Result<Transports> {
-    Ok(Transports {
-        railway: Transport::new(&config.railway_url, clock.clone()).context("Railway")?,
-        sprites: sprites::Transport::new(&config.sprites_url, clock.clone()).context("Sprites")?,
+fn outside(config: &Config, clock: &Clock) -> Result<Outside> {
+    let railway = Transport::new(&config.railway_url, clock.clone()).context("Railway")?;
+    let sprites = sprites::Transport::new(&config.sprites_url, clock.clone());
+    Ok(Outside {
+        transports: Transports {
+            railway,
+            sprites: sprites.context("Sprites")?,
+        },
+        registry: Registry::new(&config.registry_url).context("the registry")?,
     })
 }
 
@@ -94,7 +107,7 @@ fn context(
     process: &Arc<Process>,
     (pools, instances, _): &Stores,
     memories: &Arc<Memories>,
-    (cluster_id, transports): (&str, &Transports),
+    (cluster_id, outside): (&str, &Outside),
 ) -> Arc<Ctx> {
     tracing::info!(
         pools = pools.len(),
@@ -102,13 +115,20 @@ fn context(
         "reconciling"
     );
     let connect = Connector {
-        transports: transports.clone(),
+        transports: outside.transports.clone(),
         config: process.config.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
     };
     let (client, clock) = (process.client.clone(), process.clock.clone());
+    let images = Images::new(
+        client.clone(),
+        clock.clone(),
+        outside.registry.clone(),
+        process.config.digest_kept,
+    );
     let ctx = Arc::new(Ctx {
+        images,
         fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
         events: Events::new(client.clone(), "agentpool", &process.holder),
         client,
@@ -280,8 +300,6 @@ impl Connect for Connector {
         if template.provider.sprites.is_some() {
             return sprites::supports(template).err();
         }
-        railway::supports(template)
-            .err()
-            .or_else(|| railway::cannot_pin(template))
+        railway::supports(template).err()
     }
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 
 use crate::domain::template::Template;
 
@@ -46,6 +47,8 @@ pub struct Inputs {
     pub variables: BTreeMap<String, String>,
     /// The image to deploy, pinned where the pool wants that.
     pub image: Option<String>,
+    /// User and password of the image's registry, where it is private.
+    pub registry: Option<(String, SecretString)>,
     /// The pool's own set-up script (Sprites, `setup.scriptConfigMapRef`); `None`: the built-in one.
     pub setup_script: Option<String>,
 }
