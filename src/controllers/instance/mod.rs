@@ -176,10 +176,7 @@ async fn record(
     decision: &Decision,
     ctx: &Ctx,
 ) -> Result<(), K8sError> {
-    let snapshot = match &around.scope {
-        Some(scope) => ctx.fleet.latest(scope).await,
-        None => None,
-    };
+    let snapshot = around.scope.as_ref().and_then(|s| ctx.fleet.latest(s));
     let listed = observe::listed(object, snapshot.as_deref(), around, ctx);
     let now = ctx.clock.monotonic();
     let memory = ctx.memories.notice(object, now);

@@ -51,7 +51,7 @@ async fn note(
     if let ((Some(scope), Ok(used)), true) = (of, backoff::holds_back(trouble.class, Call::Create))
     {
         // The scope waits, and this one with it: no longer, should the credential be replaced.
-        ctx.fleet.report(scope, used, &trouble).await;
+        ctx.fleet.report(scope, used, &trouble);
         let held = ctx.fleet.admit(scope, Call::Create).await.err();
         let retry_after = Some(Duration::from_secs(1));
         evidence.trouble = held.or(Some(Trouble {
@@ -354,7 +354,7 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     else {
         return;
     };
-    let Some(snapshot) = ctx.fleet.latest(scope).await else {
+    let Some(snapshot) = ctx.fleet.latest(scope) else {
         return;
     };
     let needed = resource_of(object, &snapshot)
