@@ -4,10 +4,14 @@
 //! makes an instance drift. References to Secrets count, their values do not.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::agent_pool::{AgentPoolSpec, OnRelease, Provider, Replacement, Runtime, Services};
+use super::instance::view::{Beat, Heartbeat};
+use crate::api::agent_pool::{
+    AgentPoolSpec, KeepAwake, OnRelease, Provider, Replacement, Runtime, Services,
+};
 use crate::api::names;
 
 /// What an instance is built from.
@@ -59,6 +63,28 @@ impl Template {
             .find(|e| e.name == "XMTP_ENV")
             .and_then(|e| e.value.clone())
             .unwrap_or_else(|| default_xmtp_env(&self.environment).to_owned())
+    }
+}
+
+impl Template {
+    /// Who of its agents is asked how it fares, and how often, where they may sleep in stock.
+    ///
+    /// An idle agent that may sleep is never asked, not even while it runs: asked again and again it would not fall
+    /// asleep, and what a listing called running a moment ago may be asleep by now.
+    pub fn heartbeat(&self) -> Heartbeat {
+        let sprites = self.provider.sprites.as_ref();
+        let keep = sprites.map(|s| s.keep_awake).unwrap_or_default();
+        let seconds = sprites.map_or(20, |s| s.heartbeat_seconds);
+        let (idle, in_use) = match keep {
+            KeepAwake::Always => (Beat::Always, Beat::Always),
+            KeepAwake::Claimed => (Beat::Never, Beat::Always),
+            KeepAwake::Never => (Beat::Never, Beat::WhileRunning),
+        };
+        Heartbeat {
+            every: Duration::from_secs(u64::try_from(seconds).unwrap_or(20).max(1)),
+            idle,
+            in_use,
+        }
     }
 }
 

@@ -136,6 +136,9 @@ async fn act(
             evidence.probe = Some(send::probe(object, around, ctx).await);
             Ok(Next::Again)
         }
+        Action::LookInside => send::look_inside(object, around, evidence, ctx).await,
+        Action::Restart => send::restart(object, around, evidence, &decision.message, ctx).await,
+        Action::Hold => send::hold(object, around, evidence, ctx).await,
         Action::Observe => send::observe(object, around, evidence, ctx).await,
         Action::Destroy => send::destroy(object, around, evidence, ctx).await,
         Action::Reset => {
@@ -143,7 +146,15 @@ async fn act(
             Ok(Next::Again)
         }
         Action::PutBack => {
+            let instructions = object
+                .spec
+                .claim
+                .as_ref()
+                .and_then(|c| c.instructions_secret_ref.clone());
             *object = patch::release(&around.api, object).await?;
+            if let Some(reference) = instructions {
+                send::forget_instructions(object, &reference, ctx).await;
+            }
             tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "put back", "{}", decision.message);
             *evidence = Evidence::default();
             Ok(Next::Again)
@@ -218,7 +229,7 @@ async fn record(
         let adopting = status::is_adopting(written.status.as_ref());
         let grants = match decision.action {
             Action::Record(Change::Begin | Change::Done(_)) => !adopting,
-            Action::Record(Change::Again | Change::Wake) => true,
+            Action::Record(Change::Again | Change::Wake | Change::Recycle) => true,
             _ => false,
         };
         *object = written;

@@ -147,6 +147,32 @@ pub(in crate::controllers) fn new_instance(
     instance
 }
 
+/// Notes on instances that a creation has answered their claim.
+pub(super) async fn note_answered(
+    pool: &AgentPool,
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<(), K8sError> {
+    if decision.answered.is_empty() {
+        return Ok(());
+    }
+    let namespace = pool.namespace().unwrap_or_default();
+    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &namespace);
+    for instance in instances_of(pool, ctx)
+        .iter()
+        .filter(|i| decision.answered.contains(&i.name_any()))
+    {
+        let Some(claim) = &instance.spec.claim else {
+            continue;
+        };
+        match patch::note_replaced(&api, &instance.name_any(), &claim.id).await {
+            Err(error) if !error.is_gone() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Deletes the members that the decision names, each at the version at which it was judged.
 pub(super) async fn delete(
     pool: &AgentPool,
