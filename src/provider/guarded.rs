@@ -306,6 +306,12 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         .await
     }
 
+    async fn undo_prepare(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {
+        let call = self.inner.undo_prepare(key, known);
+        let limit = (self.limits.write, Class::Transient);
+        self.guard("undo_prepare", &key.name, limit, call).await
+    }
+
     async fn after_claim(
         &self,
         key: &Key,

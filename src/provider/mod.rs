@@ -27,6 +27,9 @@ pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, St
 pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
 pub use error::ProviderError;
 
+/// The name of the step that runs a set-up script: the only one that needs [`Inputs::setup_script`].
+pub const STEP_SETUP: &str = "setup";
+
 /// Which resource is meant, and how it is proven to be ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -154,6 +157,12 @@ pub trait AgentProvider: Send + Sync {
         _known: &Facts,
     ) -> Result<Option<String>, ProviderError> {
         Ok(None)
+    }
+
+    /// Takes back what [`AgentProvider::prepare_claim`] did, for an agent that goes back into stock; doing it again,
+    /// or where nothing was done, changes nothing.
+    async fn undo_prepare(&self, _key: &Key, _known: &Facts) -> Result<(), ProviderError> {
+        Ok(())
     }
 
     /// What has to be done to an agent before the claim call (Sprites: write the instructions). Railway: nothing.

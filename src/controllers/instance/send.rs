@@ -318,7 +318,7 @@ pub(super) async fn look_inside(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    if !admitted(around, Call::Read, evidence, ctx).await {
+    if !admitted(object, around, Call::Read, evidence, ctx).await {
         return Ok(Next::Again);
     }
     let facts = facts_of(object.status.as_ref());
@@ -348,7 +348,7 @@ pub(super) async fn restart(
     why: &str,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    if !admitted(around, Call::Read, evidence, ctx).await {
+    if !admitted(object, around, Call::Read, evidence, ctx).await {
         return Ok(Next::Later);
     }
     let Ok(provider) = provider(around) else {
@@ -377,7 +377,7 @@ pub(super) async fn hold(
     let now = ctx.clock.monotonic();
     ctx.memories.with(object, |m| m.held = Some(now));
     if let Ok(provider) = provider(around)
-        && admitted(around, Call::Read, evidence, ctx).await
+        && admitted(object, around, Call::Read, evidence, ctx).await
         && let Err(error) = provider
             .hold(&around.key, &facts_of(object.status.as_ref()), HELD_FOR)
             .await
