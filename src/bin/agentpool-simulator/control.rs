@@ -5,6 +5,7 @@ use crate::agent::model::Agents;
 use crate::railway::lifecycle::Hands;
 use crate::railway::plans::advance;
 use crate::railway::{seed, state};
+use crate::sprites;
 use crate::world::{Sim, World};
 use axum::Router;
 use axum::body::Bytes;
@@ -37,6 +38,7 @@ pub fn router(sim: Arc<Sim>) -> Router {
 #[derive(Clone, Copy, PartialEq)]
 enum Peer {
     Railway,
+    Sprites,
     Agents,
 }
 
@@ -44,6 +46,7 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Peer::Railway => "railway",
+            Peer::Sprites => "sprites",
             Peer::Agents => "agents",
         }
     }
@@ -52,10 +55,11 @@ impl Peer {
 fn peer(name: &str) -> Result<Peer, Box<Response>> {
     match name {
         "railway" => Ok(Peer::Railway),
+        "sprites" => Ok(Peer::Sprites),
         "agents" => Ok(Peer::Agents),
         other => {
             let why = format!("{other:?} is not simulated");
-            let body = json!({"error": why, "known": ["railway", "agents"]});
+            let body = json!({"error": why, "known": ["railway", "sprites", "agents"]});
             Err(Box::new(json_response(StatusCode::NOT_FOUND, &body)))
         }
     }
@@ -89,7 +93,10 @@ fn with_world<T>(sim: &Sim, work: impl FnOnce(&mut World, i64) -> T) -> T {
 
 async fn ledger(State(sim): Shared) -> Response {
     ok(&with_world(&sim, |world, now| {
-        world.ledger.to_json(&sim.clock, now)
+        let awake = |id: &str| world.sprites.all.get(id).map_or(0, |s| s.life.awake(now));
+        let mut shown = world.ledger.to_json(&sim.clock, now);
+        shown["sprites"] = world.ledger.sprites_json(awake);
+        shown
     }))
 }
 
@@ -106,6 +113,7 @@ async fn read_state(State(sim): Shared, Path(name): Path<String>) -> Response {
 fn state_of(sim: &Sim, world: &World, peer: Peer, now: i64) -> Value {
     match peer {
         Peer::Railway => state::to_json(&world.railway, &sim.clock, now),
+        Peer::Sprites => sprites::state::to_json(&world.sprites, &sim.clock, now),
         Peer::Agents => agent::state::to_json(&world.agents, &sim.clock, now),
     }
 }
@@ -115,8 +123,14 @@ async fn put_state(State(sim): Shared, Path(name): Path<String>, body: Bytes) ->
         Ok(both) => both,
         Err(refusal) => return *refusal,
     };
+    if peer == Peer::Sprites
+        && let Err(why) = sprites::state::put(&sim, &body)
+    {
+        return json_response(StatusCode::BAD_REQUEST, &json!({"error": why}));
+    }
     let outcome = with_world(&sim, |world, now| {
         match peer {
+            Peer::Sprites => {}
             Peer::Railway => {
                 let World {
                     railway,
@@ -151,7 +165,11 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
         Ok(peer) => peer,
         Err(refusal) => return *refusal,
     };
+    if peer == Peer::Sprites {
+        sprites::state::reset(&sim);
+    }
     with_world(&sim, |world, now| match peer {
+        Peer::Sprites => {}
         Peer::Railway => {
             // What existed is deleted, so that the ledger stays true.
             let services: Vec<String> = world.railway.services.keys().cloned().collect();
@@ -161,7 +179,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
                 world.ledger.deleted(id, now);
             }
             world.railway = seed::default_world(now);
-            world.agents.all.retain(|_, a| a.alone);
+            world.agents.all.retain(|_, a| a.alone || a.in_sprite);
         }
         Peer::Agents => {
             let all = std::mem::take(&mut world.agents.all);
@@ -177,6 +195,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
 async fn faults(State(sim): Shared, Path(name): Path<String>) -> Response {
     match peer(&name) {
         Ok(Peer::Railway) => ok(&sim.world().railway.rules.to_json()),
+        Ok(Peer::Sprites) => ok(&sim.world().sprites.rules.to_json()),
         Ok(Peer::Agents) => ok(&sim.world().agents.rules.to_json()),
         Err(refusal) => *refusal,
     }
@@ -190,11 +209,13 @@ async fn arm(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Respo
     let armed = with_world(&sim, |world, _| {
         let World {
             railway,
+            sprites,
             agents,
             rng,
             ..
         } = world;
         match peer {
+            Peer::Sprites => sprites.rules.arm(&body, rng).map(|rule| json!(rule)),
             Peer::Railway => railway.rules.arm(&body, rng).map(|rule| json!(rule)),
             Peer::Agents => agents.rules.arm(&body, rng).map(|rule| json!(rule)),
         }
@@ -212,6 +233,7 @@ async fn disarm(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway.rules.clear();
             world.railway.edge_blocked_until = 0;
         }
+        Ok(Peer::Sprites) => sim.world().sprites.rules.clear(),
         Ok(Peer::Agents) => sim.world().agents.rules.clear(),
         Err(refusal) => return *refusal,
     }

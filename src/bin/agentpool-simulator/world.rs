@@ -8,6 +8,9 @@ use crate::railway::executor::Executor;
 use crate::railway::model::Railway;
 use crate::railway::seed;
 use crate::rng::Random;
+use crate::sprites::machine::Machines;
+use crate::sprites::model::Sprites;
+use crate::sprites::sessions::Sessions;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +21,9 @@ use tokio_util::task::TaskTracker;
 pub struct World {
     /// Railway.
     pub railway: Railway,
-    /// The agents behind its domains, or one alone.
+    /// Fly.io Sprites.
+    pub sprites: Sprites,
+    /// The agents behind their domains, or one alone.
     pub agents: Agents,
     /// What exists and existed.
     pub ledger: Ledger,
@@ -38,6 +43,10 @@ pub struct Sim {
     pub http: reqwest::Client,
     /// Work that goes on when its caller has hung up.
     pub tasks: TaskTracker,
+    /// Directories and processes of sprites.
+    pub machines: Machines,
+    /// Commands that run in sprites.
+    pub sessions: Sessions,
     world: Mutex<World>,
 }
 
@@ -62,6 +71,7 @@ impl Sim {
     ) -> Arc<Self> {
         let world = World {
             railway: seed::default_world(0),
+            sprites: Sprites::seeded(),
             agents: Agents::default(),
             ledger: Ledger::default(),
             calls: Calls::default(),
@@ -72,6 +82,8 @@ impl Sim {
             executor,
             http,
             tasks: TaskTracker::new(),
+            machines: Machines::default(),
+            sessions: Sessions::default(),
             world: Mutex::new(world),
         })
     }
