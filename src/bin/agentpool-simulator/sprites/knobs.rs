@@ -35,8 +35,6 @@ const DEFAULTS: &[(&str, i64)] = &[
     ("list_short", 0),
     // The pseudo entry `Current` among the checkpoints.
     ("list_current", 0),
-    // The URL leads to the service's `http_port` and starts the service.
-    ("http_port_routing", 0),
 ];
 
 /// All knobs.

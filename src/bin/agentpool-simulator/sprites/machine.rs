@@ -1,31 +1,37 @@
 //! The machine of a sprite: a directory and real processes that carry the sprite's mark.
 //!
 //! There is no VM. A sprite's disk is `<root>/<id>/disk`, `HOME` is `disk/home/sprite`, and the
-//! mark `SIM_SPRITE=<id>` in the environment tells its processes from all others, whatever group
+//! mark `SIM_SPRITE=<root>/<id>` in the environment tells its processes from all others, whatever group
 //! they are in. What must not be in a checkpoint lies in `<root>/<id>/run`.
 
 use crate::sprites::shims;
 use crate::world::Sim;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Ends what is left when the simulator is gone, however it went: its standard input closes then.
 const WATCHDOG: &str = r#"read -r _
 for again in 1 2 3; do
-  for d in /proc/[0-9]*; do
-    if grep -aqsF "SIM_ROOT=$1" "$d/environ"; then kill -9 "${d#/proc/}" 2>/dev/null; fi
+  for f in $(grep -lasF "SIM_ROOT=$1" /proc/[0-9]*/environ); do
+    f=${f#/proc/}; kill -9 "${f%/environ}" 2>/dev/null
   done
 done
 rm -rf "$1""#;
 
 /// Where all machines lie. Made when the first one is needed.
 #[derive(Default)]
-pub struct Machines(Mutex<Option<Root>>);
+pub struct Machines {
+    root: Mutex<Option<Root>>,
+    turns: Mutex<HashMap<String, Turn>>,
+}
+
+/// Held while a machine is frozen, thawed, emptied or booted: one after the other.
+pub type Turn = Arc<Mutex<()>>;
 
 struct Root {
     path: PathBuf,
@@ -34,8 +40,14 @@ struct Root {
 }
 
 impl Machines {
+    /// The turn of one machine.
+    pub fn turn(&self, id: &str) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(id.to_owned()).or_default().clone()
+    }
+
     fn root(&self) -> io::Result<PathBuf> {
-        let mut root = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(root) = &*root {
             return Ok(root.path.clone());
         }
@@ -67,21 +79,19 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine of a sprite; its directories exist.
+    /// The machine of a sprite. Touches nothing.
     pub fn of(sim: &Sim, id: &str) -> io::Result<Self> {
-        let machine = Self {
+        Ok(Self {
             root: sim.machines.root()?,
             id: id.to_owned(),
-        };
-        for dir in [
-            machine.home(),
-            machine.disk().join(".sprite/logs/services"),
-            machine.disk().join("tmp"),
-            machine.run(),
-        ] {
-            fs::create_dir_all(dir)?;
-        }
-        Ok(machine)
+        })
+    }
+
+    /// Makes what a disk has at least.
+    pub fn prepare(&self) -> io::Result<()> {
+        let logs = self.disk().join(".sprite/logs/services");
+        let dirs = [self.home(), logs, self.disk().join("tmp"), self.run()];
+        dirs.iter().try_for_each(fs::create_dir_all)
     }
 
     fn base(&self) -> PathBuf {
@@ -150,7 +160,7 @@ impl Machine {
             .env("LANG", "C.UTF-8")
             .env("TMPDIR", self.disk().join("tmp"))
             .env("SIM_ROOT", &self.root)
-            .env("SIM_SPRITE", &self.id)
+            .env("SIM_SPRITE", self.base())
             .env("SIM_RUN", self.run())
             .env("SIM_EXE", exe)
             .env(
@@ -175,7 +185,7 @@ impl Machine {
 
     /// Whether a live process is the sprite's: a zombie has no environment.
     pub fn owns(&self, pid: u32) -> bool {
-        let mark = format!("SIM_SPRITE={}", self.id);
+        let mark = format!("SIM_SPRITE={}", self.base().display());
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environment.split(|b| *b == 0).any(|v| v == mark.as_bytes())
     }
@@ -209,11 +219,12 @@ impl Machine {
 
     /// Puts a checkpoint in the place of the disk.
     pub fn restore(&self, id: &str) -> io::Result<()> {
-        let fresh = self.base().join("disk.new");
+        let (fresh, old) = (self.base().join("disk.new"), self.base().join("disk.old"));
         let _ = fs::remove_dir_all(&fresh);
         copy_tree(&self.snapshot(id), &fresh)?;
-        let _ = fs::remove_dir_all(self.disk());
-        fs::rename(&fresh, self.disk())
+        fs::rename(self.disk(), &old)?;
+        fs::rename(fresh, self.disk())?;
+        fs::remove_dir_all(old)
     }
 
     /// Forgets a checkpoint.

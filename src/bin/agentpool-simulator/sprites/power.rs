@@ -7,7 +7,7 @@ use crate::sprites::machine::Machine;
 use crate::sprites::model::Trouble;
 use crate::sprites::{gateway, inside, supervisor};
 use crate::world::{Sim, World};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 /// Keeps a sprite awake while it lives.
 pub struct Hold {
@@ -37,7 +37,8 @@ pub async fn enter(sim: &Arc<Sim>, id: &str, cause: &str) -> Result<Hold, Answer
     match from {
         Some(Status::Warm) => thaw(sim, id),
         Some(_) => boot(sim, id),
-        None => {}
+        // Whoever woke it may still be at it.
+        None => drop(in_turn(sim, id, || ())),
     }
     let now = sim.clock.now();
     match sim.world().sprites.all.get(id) {
@@ -91,25 +92,46 @@ fn begin(sim: &Sim, id: &str, cause: &str) -> Result<(Option<Status>, Ms), Answe
     Ok((from, sprite.life.ready_at))
 }
 
-/// Frozen processes go on.
-fn thaw(sim: &Sim, id: &str) {
-    if let Ok(machine) = Machine::of(sim, id) {
-        machine.signal_all("CONT");
-    }
+/// Does something to a machine while nobody else does.
+fn in_turn<T>(sim: &Sim, id: &str, work: impl FnOnce() -> T) -> T {
+    let turn = sim.machines.turn(id);
+    let _held = turn.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
 }
 
-/// A cold boot: `/tmp` is empty, services start afresh from the disk.
-pub fn boot(sim: &Arc<Sim>, id: &str) {
-    let machine = match Machine::of(sim, id) {
-        Ok(machine) => machine,
-        Err(error) => {
-            tracing::error!(%error, "a sprite's machine cannot be made");
-            return;
+fn is(sim: &Sim, id: &str, status: Status) -> bool {
+    sim.world()
+        .sprites
+        .all
+        .get(id)
+        .is_some_and(|s| s.life.status == status)
+}
+
+/// Frozen processes go on.
+fn thaw(sim: &Sim, id: &str) {
+    in_turn(sim, id, || {
+        if let Ok(machine) = Machine::of(sim, id) {
+            machine.signal_all("CONT");
         }
-    };
-    machine.clear_tmp();
-    inside::serve(sim, id, &machine);
-    supervisor::boot(sim, id, &machine);
+    });
+}
+
+/// A cold boot: no process is left, `/tmp` is empty, services start afresh from the disk.
+pub fn boot(sim: &Arc<Sim>, id: &str) {
+    let prepared = in_turn(sim, id, || {
+        let machine = Machine::of(sim, id)?;
+        machine.kill_all();
+        machine.clear_tmp();
+        machine.prepare()?;
+        Ok::<Machine, std::io::Error>(machine)
+    });
+    match prepared {
+        Ok(machine) => {
+            inside::serve(sim, id, &machine);
+            supervisor::boot(sim, id, &machine);
+        }
+        Err(error) => tracing::error!(%error, "a sprite's machine cannot be made"),
+    }
 }
 
 /// Goes into a state at once, whatever holds it.
@@ -129,40 +151,55 @@ pub fn force(sim: &Arc<Sim>, id: &str, status: Status) {
         (Status::Warm, Status::Running) => thaw(sim, id),
         (_, Status::Running) => {}
         (_, Status::Warm) => freeze(sim, id),
-        (_, Status::Cold) => lose_memory(sim, id),
+        (_, Status::Cold) => chill(sim, id),
     }
 }
 
-/// Freezes all processes and drops connections.
+/// Freezes all processes and drops connections, unless it was woken meanwhile.
 fn freeze(sim: &Sim, id: &str) {
-    sim.sessions.cut(id);
-    if let Ok(machine) = Machine::of(sim, id) {
-        machine.signal_all("STOP");
+    in_turn(sim, id, || {
+        if is(sim, id, Status::Warm) {
+            sim.sessions.cut(id);
+            if let Ok(machine) = Machine::of(sim, id) {
+                machine.signal_all("STOP");
+            }
+        }
+    });
+}
+
+/// Goes cold, unless it was woken meanwhile: then the boot ends what is left.
+fn chill(sim: &Sim, id: &str) {
+    if is(sim, id, Status::Cold) {
+        lose_memory(sim, id);
     }
 }
 
 /// Ends all processes and sessions; the services' last state stays as it was.
 pub fn lose_memory(sim: &Sim, id: &str) {
-    if let Some(sprite) = sim.world().sprites.all.get_mut(id) {
-        sprite.boot += 1;
-        sprite.life.tasks.clear();
-        for service in sprite.services.values_mut() {
-            service.next_restart = None;
+    in_turn(sim, id, || {
+        if let Some(sprite) = sim.world().sprites.all.get_mut(id) {
+            sprite.boot += 1;
+            sprite.life.tasks.clear();
+            for service in sprite.services.values_mut() {
+                service.next_restart = None;
+            }
         }
-    }
-    sim.sessions.forget(id);
-    if let Ok(machine) = Machine::of(sim, id) {
-        machine.kill_all();
-    }
+        sim.sessions.forget(id);
+        if let Ok(machine) = Machine::of(sim, id) {
+            machine.kill_all();
+        }
+    });
     gateway::gone(sim, id);
 }
 
 /// Removes processes and disk of a sprite that is no more.
 pub fn erase(sim: &Sim, id: &str) {
-    sim.sessions.forget(id);
-    if let Ok(machine) = Machine::of(sim, id) {
-        machine.erase();
-    }
+    in_turn(sim, id, || {
+        sim.sessions.forget(id);
+        if let Ok(machine) = Machine::of(sim, id) {
+            machine.erase();
+        }
+    });
 }
 
 /// Brings all sprites to now: they fall asleep, services come back, gateways come and go.
@@ -189,7 +226,7 @@ pub fn tick(sim: &Arc<Sim>) {
     for (id, status) in changes {
         match status {
             Status::Warm => freeze(sim, &id),
-            _ => lose_memory(sim, &id),
+            _ => chill(sim, &id),
         }
     }
     for id in awake {

@@ -224,8 +224,6 @@ fn unwant(sim: &Sim, id: &str, name: &str) -> Option<u32> {
         supervisor::save(&machine, name, service);
         if service.pid.is_some() {
             service.status = "stopping";
-        } else {
-            service.status = "stopped";
         }
         service.pid
     })

@@ -5,7 +5,7 @@ use crate::clock::{Clock, Ms};
 use crate::sprites::control_plane;
 use crate::sprites::gateway;
 use crate::sprites::inside;
-use crate::sprites::life::Status;
+use crate::sprites::life::{Life, Status};
 use crate::sprites::machine::{Machine, send};
 use crate::sprites::model::{Sprite, Sprites, Token, Trouble};
 use crate::sprites::power;
@@ -167,6 +167,7 @@ fn force_all(sim: &Arc<Sim>, wishes: &Map<String, Value>) -> Result<(), String> 
 
 fn force(sim: &Arc<Sim>, id: &str, (wish, value): (&str, &Value)) -> Result<(), String> {
     let machine = Machine::of(sim, id).map_err(|e| e.to_string())?;
+    machine.prepare().map_err(|e| e.to_string())?;
     let odd = || format!("{wish:?} cannot be {value}");
     match (wish, value) {
         ("state", Value::String(state)) => {
@@ -201,6 +202,17 @@ fn force(sim: &Arc<Sim>, id: &str, (wish, value): (&str, &Value)) -> Result<(), 
             std::fs::write(machine.run().join("join-requests"), n.to_string())
                 .map_err(|e| e.to_string())?;
         }
+        // The same name with another generation behind it.
+        ("newId", Value::Bool(true)) => {
+            let mut guard = sim.world();
+            let World { sprites, rng, .. } = &mut *guard;
+            let mut sprite = sprites.all.remove(id).ok_or_else(odd)?;
+            sprite.id = format!("sprite-{}", rng.uuid());
+            sprite.life = Life::new(sim.clock.now());
+            sprites.all.insert(sprite.id.clone(), sprite);
+            drop(guard);
+            power::erase(sim, id);
+        }
         ("deleteCheckpoint", Value::String(checkpoint)) => {
             inside::delete_checkpoint(sim, id, checkpoint);
         }
@@ -212,8 +224,7 @@ fn force(sim: &Arc<Sim>, id: &str, (wish, value): (&str, &Value)) -> Result<(), 
 fn force_field(sim: &Sim, id: &str, (wish, value): (&str, &Value)) -> Result<(), String> {
     let now = sim.clock.now();
     let mut guard = sim.world();
-    let World { sprites, rng, .. } = &mut *guard;
-    let sprite = sprites.all.get_mut(id).ok_or("no sprite")?;
+    let sprite = guard.sprites.all.get_mut(id).ok_or("no sprite")?;
     match (wish, value) {
         ("dead", Value::Bool(dead)) => sprite.trouble = dead.then_some(Trouble::ForEver),
         ("labels", Value::Array(labels)) => {
@@ -229,12 +240,6 @@ fn force_field(sim: &Sim, id: &str, (wish, value): (&str, &Value)) -> Result<(),
             let found = sprite.checkpoints.iter_mut().find(|c| c.id == *checkpoint);
             let found = found.ok_or_else(|| format!("no checkpoint {checkpoint:?}"))?;
             found.created = now.max(found.created + 1000);
-        }
-        // The same name with another generation behind it.
-        ("newId", Value::Bool(true)) => {
-            let mut sprite = sprites.all.remove(id).ok_or("no sprite")?;
-            sprite.id = format!("sprite-{}", rng.uuid());
-            sprites.all.insert(sprite.id.clone(), sprite);
         }
         _ => {
             let known = "state, delete, dead, labels, urlAuth, writeFile, killGateway, joinRequests, deleteCheckpoint, replaceCheckpoint, newId";
