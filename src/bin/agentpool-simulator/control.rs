@@ -2,6 +2,7 @@
 
 use crate::agent;
 use crate::agent::model::Agents;
+use crate::ghcr::Ghcr;
 use crate::railway::lifecycle::Hands;
 use crate::railway::plans::advance;
 use crate::railway::{seed, state};
@@ -39,6 +40,7 @@ pub fn router(sim: Arc<Sim>) -> Router {
 enum Peer {
     Railway,
     Sprites,
+    Ghcr,
     Agents,
 }
 
@@ -47,6 +49,7 @@ impl Peer {
         match self {
             Peer::Railway => "railway",
             Peer::Sprites => "sprites",
+            Peer::Ghcr => "ghcr",
             Peer::Agents => "agents",
         }
     }
@@ -56,10 +59,12 @@ fn peer(name: &str) -> Result<Peer, Box<Response>> {
     match name {
         "railway" => Ok(Peer::Railway),
         "sprites" => Ok(Peer::Sprites),
+        "ghcr" => Ok(Peer::Ghcr),
         "agents" => Ok(Peer::Agents),
         other => {
             let why = format!("{other:?} is not simulated");
-            let body = json!({"error": why, "known": ["railway", "sprites", "agents"]});
+            let known = ["railway", "sprites", "ghcr", "agents"];
+            let body = json!({"error": why, "known": known});
             Err(Box::new(json_response(StatusCode::NOT_FOUND, &body)))
         }
     }
@@ -114,6 +119,7 @@ fn state_of(sim: &Sim, world: &World, peer: Peer, now: i64) -> Value {
     match peer {
         Peer::Railway => state::to_json(&world.railway, &sim.clock, now),
         Peer::Sprites => sprites::state::to_json(&world.sprites, &sim.clock, now),
+        Peer::Ghcr => world.ghcr.to_json(),
         Peer::Agents => agent::state::to_json(&world.agents, &sim.clock, now),
     }
 }
@@ -149,6 +155,7 @@ async fn put_state(State(sim): Shared, Path(name): Path<String>, body: Bytes) ->
                     &body,
                 )?;
             }
+            Peer::Ghcr => world.ghcr.put(&body)?,
             Peer::Agents => agent::state::put(world, &body, now)?,
         }
         advance(world, now);
@@ -181,6 +188,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway = seed::default_world(now);
             world.agents.all.retain(|_, a| a.alone || a.in_sprite);
         }
+        Peer::Ghcr => world.ghcr = Ghcr::default(),
         Peer::Agents => {
             let all = std::mem::take(&mut world.agents.all);
             world.agents = Agents {
@@ -196,6 +204,7 @@ async fn faults(State(sim): Shared, Path(name): Path<String>) -> Response {
     match peer(&name) {
         Ok(Peer::Railway) => ok(&sim.world().railway.rules.to_json()),
         Ok(Peer::Sprites) => ok(&sim.world().sprites.rules.to_json()),
+        Ok(Peer::Ghcr) => ok(&sim.world().ghcr.faults()),
         Ok(Peer::Agents) => ok(&sim.world().agents.rules.to_json()),
         Err(refusal) => *refusal,
     }
@@ -210,6 +219,7 @@ async fn arm(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Respo
         let World {
             railway,
             sprites,
+            ghcr,
             agents,
             rng,
             ..
@@ -217,6 +227,7 @@ async fn arm(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Respo
         match peer {
             Peer::Sprites => sprites.rules.arm(&body, rng).map(|rule| json!(rule)),
             Peer::Railway => railway.rules.arm(&body, rng).map(|rule| json!(rule)),
+            Peer::Ghcr => ghcr.arm(&body),
             Peer::Agents => agents.rules.arm(&body, rng).map(|rule| json!(rule)),
         }
     });
@@ -234,6 +245,7 @@ async fn disarm(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway.edge_blocked_until = 0;
         }
         Ok(Peer::Sprites) => sim.world().sprites.rules.clear(),
+        Ok(Peer::Ghcr) => sim.world().ghcr.heal(),
         Ok(Peer::Agents) => sim.world().agents.rules.clear(),
         Err(refusal) => return *refusal,
     }

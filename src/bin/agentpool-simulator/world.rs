@@ -3,6 +3,7 @@
 use crate::agent::model::Agents;
 use crate::calls::Calls;
 use crate::clock::Clock;
+use crate::ghcr::Ghcr;
 use crate::ledger::Ledger;
 use crate::railway::executor::Executor;
 use crate::railway::model::Railway;
@@ -23,6 +24,8 @@ pub struct World {
     pub railway: Railway,
     /// Fly.io Sprites.
     pub sprites: Sprites,
+    /// The image registry.
+    pub ghcr: Ghcr,
     /// The agents behind their domains, or one alone.
     pub agents: Agents,
     /// What exists and existed.
@@ -72,6 +75,7 @@ impl Sim {
         let world = World {
             railway: seed::default_world(0),
             sprites: Sprites::seeded(),
+            ghcr: Ghcr::default(),
             agents: Agents::default(),
             ledger: Ledger::default(),
             calls: Calls::default(),
