@@ -95,7 +95,7 @@ const steps = {
   },
   async services() {
     const sprite = client.sprite('sdk-a');
-    const events = await all(await sprite.createService('s', { cmd: '/bin/bash', args: ['-c', 'echo up; exec /bin/sleep 1000'] }, '20s'));
+    const events = await all(await sprite.createService('s', { cmd: '/bin/bash', args: ['-c', 'echo up; exec /bin/sleep 1000'] }, '150s'));
     assert.deepEqual(events.map((e) => e.type), ['started', 'stdout', 'complete']);
     const [service] = await sprite.listServices();
     assert.deepEqual([service.name, service.state.status], ['s', 'running']);

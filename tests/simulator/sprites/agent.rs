@@ -199,6 +199,8 @@ async fn a_set_up_that_leaves_a_step_out_does_not_build() {
 #[tokio::test]
 async fn the_url_wakes_asks_for_a_token_unless_public_and_hangs_without_a_gateway() {
     let sim = Simulator::start(100).await;
+    sim.put("sprites", json!({"knobs": {"url_hang_s": 2000}}))
+        .await;
     let host = ready(&sim, "a-1").await;
     sim.put(
         "sprites",
@@ -244,6 +246,8 @@ async fn the_url_wakes_asks_for_a_token_unless_public_and_hangs_without_a_gatewa
             .starts_with("https://sprites.dev/auth/sprite?return_url=")
     );
     assert_ne!(get(SPRITES_TOKEN).await.expect("an answer").status(), 302);
+    sim.put("sprites", json!({"knobs": {"url_hang_s": 25}}))
+        .await;
     sim.sprite("empty").await;
     let empty = sim.host_of("empty").await;
     assert_eq!(

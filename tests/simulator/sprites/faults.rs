@@ -258,7 +258,7 @@ async fn a_service_flaps_and_a_url_refuses_or_hangs() {
     let put = sim
         .sprites(
             "PUT",
-            "sprites/a-1/services/s?duration=20s",
+            "sprites/a-1/services/s?duration=300s",
             body.to_string(),
         )
         .await;

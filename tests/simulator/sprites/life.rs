@@ -15,6 +15,9 @@ async fn wakes(sim: &Simulator, id: &Value) -> Vec<(String, String)> {
 #[tokio::test]
 async fn reads_of_the_api_wake_nothing_and_calls_into_the_sprite_do() {
     let sim = Simulator::start(100).await;
+    // It stays awake for a real minute.
+    sim.put("sprites", json!({"knobs": {"idle_to_warm_s": 6000}}))
+        .await;
     let id = sim.sprite("a-1").await["id"].clone();
     for path in [
         "sprites/a-1",
@@ -85,7 +88,12 @@ async fn an_idle_sprite_is_frozen_and_later_loses_its_memory() {
         .into_iter()
         .map(|(_, from)| from)
         .collect();
-    assert_eq!(from[..3], ["cold", "warm", "cold"]);
+    // A busy machine may let it fall asleep more often than that.
+    assert_eq!(from[0], "cold");
+    assert!(
+        from.iter().any(|f| f == "warm") && from[1..].iter().any(|f| f == "cold"),
+        "{from:?}"
+    );
     let ledger = sim.ledger().await;
     assert!(
         ledger["sprites"][id.as_str().unwrap()]["awakeMs"].as_i64() > Some(30_000),
@@ -130,8 +138,11 @@ async fn a_task_from_inside_holds_it_awake() {
 #[tokio::test]
 async fn more_than_may_run_are_refused_to_wake() {
     let sim = Simulator::start(100).await;
-    sim.put("sprites", json!({"knobs": {"running_limit": 1}}))
-        .await;
+    sim.put(
+        "sprites",
+        json!({"knobs": {"running_limit": 1, "idle_to_warm_s": 6000}}),
+    )
+    .await;
     sim.sprite("a-1").await;
     sim.sprite("a-2").await;
     sim.put(

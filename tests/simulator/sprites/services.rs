@@ -32,7 +32,7 @@ async fn a_service_is_started_watched_restarted_and_stopped() {
     let put = sim
         .sprites(
             "PUT",
-            "sprites/a-1/services/s?duration=20s",
+            "sprites/a-1/services/s?duration=300s",
             body.to_string(),
         )
         .await;
@@ -149,8 +149,11 @@ async fn a_restore_brings_back_files_and_services_and_nothing_else() {
             .status,
         404
     );
-    sim.put("sprites", json!({"knobs": {"restore_settle_ms": 100_000}}))
-        .await;
+    sim.put(
+        "sprites",
+        json!({"knobs": {"restore_settle_ms": 10_000_000}}),
+    )
+    .await;
     let restored = sim
         .sprites("POST", "sprites/a-1/checkpoints/v1/restore", "")
         .await;
@@ -164,6 +167,7 @@ async fn a_restore_brings_back_files_and_services_and_nothing_else() {
         503,
         "it settles"
     );
+    sim.put("sprites", json!({"advanceSeconds": 10_000})).await;
     until("it answers", || async {
         sim.sprites("GET", "sprites/a-1/exec", "").await.status == 200
     })

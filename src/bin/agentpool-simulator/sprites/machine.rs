@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,7 +57,9 @@ impl Machines {
         let path = path.take(1000).find(|path| fs::create_dir(path).is_ok());
         let path = path.ok_or_else(|| io::Error::other("no directory for sprites can be made"))?;
         shims::write(&path.join("bin"))?;
+        // In a group of its own: what a terminal interrupts is not it.
         let watchdog = Command::new("sh")
+            .process_group(0)
             .args(["-c", WATCHDOG, "watchdog"])
             .arg(&path)
             .stdin(Stdio::piped())
@@ -143,7 +146,6 @@ impl Machine {
 
     /// A command in its own group, with the sprite's environment and nothing of the host's.
     pub fn command(&self, sim: &Sim, program: &str) -> Command {
-        use std::os::unix::process::CommandExt;
         let bin = self.root.join("bin");
         let path = format!(
             "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

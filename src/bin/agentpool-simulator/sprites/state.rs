@@ -138,6 +138,9 @@ pub fn put(sim: &Arc<Sim>, body: &Value) -> Result<(), String> {
             for task in life.tasks.values_mut() {
                 task.expires -= by;
             }
+            if let Some(Trouble::Until(at)) = &mut sprite.trouble {
+                *at -= by;
+            }
         }
     }
     if put.advance_seconds != 0.0 {
