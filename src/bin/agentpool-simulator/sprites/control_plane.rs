@@ -15,7 +15,7 @@ pub async fn create(sim: &Arc<Sim>, ask: &Ask) -> Answer {
     let body = ask.json();
     let name = body["name"].as_str().unwrap_or_default().to_owned();
     let outcome = made(sim, ask, &body, &name);
-    if matches!(outcome, Ok(_)) {
+    if outcome.is_ok() {
         let takes = sim.world().sprites.knobs.ms("create_ms");
         sim.clock.sleep(takes).await;
     }

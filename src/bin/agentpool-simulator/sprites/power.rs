@@ -38,7 +38,7 @@ pub async fn enter(sim: &Arc<Sim>, id: &str, cause: &str) -> Result<Hold, Answer
         Some(Status::Warm) => thaw(sim, id),
         Some(_) => boot(sim, id),
         // Whoever woke it may still be at it.
-        None => drop(in_turn(sim, id, || ())),
+        None => in_turn(sim, id, || ()),
     }
     let now = sim.clock.now();
     match sim.world().sprites.all.get(id) {
