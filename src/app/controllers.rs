@@ -203,6 +203,18 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     );
 }
 
+/// Providers for claims, which prepare agents inside their machines.
+pub(super) fn fleet(process: &Process) -> Result<Fleet> {
+    let connect = Connector {
+        transports: transports(&process.config, &process.clock)?,
+        config: process.config.clone(),
+        clock: process.clock.clone(),
+        metrics: process.metrics.clone(),
+    };
+    let (client, clock) = (process.client.clone(), process.clock.clone());
+    Ok(Fleet::new(client, clock, Arc::new(connect)))
+}
+
 /// Makes the real providers.
 pub(super) struct Connector {
     pub(super) transports: Transports,

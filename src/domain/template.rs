@@ -67,6 +67,16 @@ impl Template {
 }
 
 impl Template {
+    /// What has to be done with one of its agents before the claim call; `None`: nothing.
+    pub fn preparation(&self) -> Option<Preparation> {
+        let sprites = self.provider.sprites.as_ref()?;
+        let seconds = u64::try_from(sprites.wake_timeout_seconds).unwrap_or(30);
+        Some(Preparation {
+            wake_within: Duration::from_secs(seconds),
+            poll_joins: sprites.poll_join_requests,
+        })
+    }
+
     /// Who of its agents is asked how it fares, and how often, where they may sleep in stock.
     ///
     /// An idle agent that may sleep is never asked, not even while it runs: asked again and again it would not fall
@@ -86,6 +96,15 @@ impl Template {
             in_use,
         }
     }
+}
+
+/// An agent's instructions are put into its machine, which wakes it, before it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preparation {
+    /// How long it may take to wake and to be ready (`wakeTimeoutSeconds`).
+    pub wake_within: Duration,
+    /// Join requests of a new conversation are processed from outside for a while (`pollJoinRequests`).
+    pub poll_joins: bool,
 }
 
 /// The code of a pool's environment in names.

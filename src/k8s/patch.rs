@@ -7,7 +7,7 @@
 //! * *Call back* does the same for a join that waits, where it is the same claim and waits still.
 //! * *Status* (the controller's) carries the resourceVersion and only what differs.
 //! * *Note* says on a claimed one that a creation has answered its claim (`replacement: OneForOne`).
-//! * *Release* clears the claim and raises the turn, in one write.
+//! * *Give back* asks for its end or its restoration; *Release* clears the claim and raises the turn, in one write.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{
@@ -19,8 +19,10 @@ use serde_json::{Value, json};
 
 use super::CALL_LIMIT;
 use super::error::{K8sError, within};
-use crate::api::agent_instance::{AgentInstance, AgentInstanceStatus, Claim, ClaimStatus};
-use crate::api::{ANNOTATION_REPLACED, INSTANCE_FINALIZER, MANAGER_CLAIM, MANAGER_CONTROLLER};
+use crate::api::agent_instance::{AgentInstance, AgentInstanceStatus, Claim, ClaimStatus, Release};
+use crate::api::{
+    ANNOTATION_REPLACED, INSTANCE_FINALIZER, MANAGER_API, MANAGER_CLAIM, MANAGER_CONTROLLER,
+};
 
 fn name(instance: &AgentInstance) -> &str {
     instance.metadata.name.as_deref().unwrap_or_default()
@@ -141,6 +143,25 @@ pub async fn call_back(
         CALL_LIMIT,
         || format!("record what {object} told of its join"),
         api.patch_status(object, &params(MANAGER_CLAIM), &patch),
+    )
+    .await
+    .map(drop)
+}
+
+/// Asks for an instance to be given back, where it is as it was read. 409: somebody wrote since.
+pub async fn give_back(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+    release: &Release,
+) -> Result<(), K8sError> {
+    let patch = json!({
+        "metadata": {"resourceVersion": version(instance)},
+        "spec": {"release": release},
+    });
+    within(
+        CALL_LIMIT,
+        || format!("give back {}", name(instance)),
+        api.patch(name(instance), &params(MANAGER_API), &Patch::Merge(patch)),
     )
     .await
     .map(drop)

@@ -72,7 +72,7 @@ impl Operations {
         let (id, end) = (&instance.spec.id, self.clock.monotonic() + TRIED_FOR);
         loop {
             match self.destroy_exactly(instance).await {
-                Ok(Removal::Destroyed | Removal::AlreadyGone) => {
+                Ok(_) => {
                     info!(instance = id, "ends on its own word");
                     return;
                 }

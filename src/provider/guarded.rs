@@ -14,8 +14,8 @@ use crate::domain::template::Template;
 
 use super::account::{self, Purpose};
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
-    ProviderError, Report, Resource, Seen, StepSpec,
+    AgentProvider, Caps, Class, Conversation, Facts, Inputs, Key, Listing, Operation, Outcome,
+    Owner, Presence, ProviderError, Report, Resource, Seen, StepSpec,
 };
 
 /// Told of every call to a provider.
@@ -304,6 +304,17 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
             call,
         )
         .await
+    }
+
+    async fn process_joins(
+        &self,
+        key: &Key,
+        known: &Facts,
+        conversation: &Conversation,
+    ) -> Result<u64, ProviderError> {
+        let call = self.inner.process_joins(key, known, conversation);
+        let limit = (self.limits.read, Class::Transient);
+        self.guard("process_joins", &key.name, limit, call).await
     }
 
     async fn undo_prepare(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {

@@ -41,6 +41,15 @@ pub struct Key {
     pub mark: String,
 }
 
+/// A conversation that an agent made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Its id.
+    pub id: String,
+    /// The XMTP network that it is on.
+    pub xmtp_env: String,
+}
+
 /// What a step needs beside the plan: the finished variables of the agent.
 #[derive(Clone, Default)]
 pub struct Inputs {
@@ -172,6 +181,16 @@ pub trait AgentProvider: Send + Sync {
         known: &Facts,
         instructions: &str,
     ) -> Result<(), ProviderError>;
+
+    /// Has the agent's own tool process the join requests of a conversation; how many it processed. Safe to repeat.
+    async fn process_joins(
+        &self,
+        _key: &Key,
+        _known: &Facts,
+        _conversation: &Conversation,
+    ) -> Result<u64, ProviderError> {
+        Ok(0)
+    }
 
     /// Wakes the machine and starts the agent in it anew, because it does not answer. Its files stay.
     async fn restart(&self, _key: &Key, _known: &Facts) -> Result<(), ProviderError> {

@@ -9,6 +9,7 @@
 mod support;
 
 mod agent_claims;
+mod awake;
 mod callbacks;
 mod chaos;
 mod columns;
@@ -35,6 +36,7 @@ mod pending;
 mod quiet;
 mod race;
 mod railway;
+mod recycling;
 mod schema;
 mod settings;
 mod settings_railway;

@@ -7,6 +7,7 @@
 //! A step is sent only under a permit: this process recorded its intent and has not sent it yet. The permit is in
 //! memory, so whoever comes after a crash looks first.
 
+mod inside;
 mod observe;
 mod send;
 mod tell;
@@ -136,9 +137,9 @@ async fn act(
             evidence.probe = Some(send::probe(object, around, ctx).await);
             Ok(Next::Again)
         }
-        Action::LookInside => send::look_inside(object, around, evidence, ctx).await,
-        Action::Restart => send::restart(object, around, evidence, &decision.message, ctx).await,
-        Action::Hold => send::hold(object, around, evidence, ctx).await,
+        Action::LookInside => inside::look_inside(object, around, evidence, ctx).await,
+        Action::Restart => inside::restart(object, around, evidence, &decision.message, ctx).await,
+        Action::Hold => inside::hold(object, around, evidence, ctx).await,
         Action::Observe => send::observe(object, around, evidence, ctx).await,
         Action::Destroy => send::destroy(object, around, evidence, ctx).await,
         Action::Reset => {
@@ -153,7 +154,7 @@ async fn act(
                 .and_then(|c| c.instructions_secret_ref.clone());
             *object = patch::release(&around.api, object).await?;
             if let Some(reference) = instructions {
-                send::forget_instructions(object, &reference, ctx).await;
+                inside::forget_instructions(object, &reference, ctx).await;
             }
             tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "put back", "{}", decision.message);
             *evidence = Evidence::default();

@@ -12,26 +12,21 @@ use super::observe::Surroundings;
 use super::variables::{inputs, shared_key, token};
 use super::{Next, PROBE_LIMIT, RESET_LIMIT, WAKING_PROBE_LIMIT};
 use crate::api::agent_instance::AgentInstance;
-use crate::api::agent_pool::{DialectChoice, SecretKeyRef};
-use crate::api::condition::Reason;
+use crate::api::agent_pool::DialectChoice;
 use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
 use crate::domain::backoff::{self, Call};
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::status::facts_of;
-use crate::domain::instance::view::{Evidence, Inside};
+use crate::domain::instance::view::Evidence;
 use crate::domain::plan::{Class, Seen, Step, Trouble};
 use crate::domain::resource::{Presence, Resource};
 use crate::k8s::error::K8sError;
-use crate::k8s::secret;
 use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose, Requests};
 use crate::runtime::Agent;
 
-/// How long one request to stay awake lasts; what holds it inside refreshes it long before.
-const HELD_FOR: Duration = Duration::from_secs(300);
-
-fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
+pub(super) fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
     around.provider.as_ref().map_err(Clone::clone)
 }
 
@@ -67,7 +62,7 @@ fn had_a_user(object: &AgentInstance) -> bool {
 }
 
 /// Notes a failed call: the next decision waits as its class says, and where the trouble is everybody's, all wait.
-async fn note(
+pub(super) async fn note(
     object: &AgentInstance,
     around: &Surroundings,
     evidence: &mut Evidence,
@@ -110,7 +105,7 @@ fn held_up(object: &AgentInstance, evidence: &Evidence, ctx: &Ctx) {
 }
 
 /// Whether such a call may be sent now; if not, the evidence says why.
-async fn admitted(
+pub(super) async fn admitted(
     object: &AgentInstance,
     around: &Surroundings,
     call: Call,
@@ -309,95 +304,6 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
         _ => {}
     });
     probe
-}
-
-/// Has the provider look whether anything of a user is left in the machine.
-pub(super) async fn look_inside(
-    object: &AgentInstance,
-    around: &Surroundings,
-    evidence: &mut Evidence,
-    ctx: &Ctx,
-) -> Result<Next, K8sError> {
-    if !admitted(object, around, Call::Read, evidence, ctx).await {
-        return Ok(Next::Again);
-    }
-    let facts = facts_of(object.status.as_ref());
-    let found = match provider(around) {
-        Ok(provider) => provider
-            .verify_clean(&around.key, &facts)
-            .await
-            .map_err(Trouble::from),
-        Err(trouble) => Err(trouble),
-    };
-    match found {
-        Ok(left) => {
-            ctx.memories.answered(object);
-            evidence.inside = Some(left.map_or(Inside::Clean, Inside::Dirty));
-            Ok(Next::Again)
-        }
-        Err(trouble) => Ok(note(object, around, evidence, trouble, ctx).await),
-    }
-}
-
-/// Has the provider wake the machine and start the agent in it anew. Tried counts, whatever came of it: what matters is
-/// whether the agent answers afterwards.
-pub(super) async fn restart(
-    object: &AgentInstance,
-    around: &Surroundings,
-    evidence: &mut Evidence,
-    why: &str,
-    ctx: &Ctx,
-) -> Result<Next, K8sError> {
-    if !admitted(object, around, Call::Read, evidence, ctx).await {
-        return Ok(Next::Later);
-    }
-    let Ok(provider) = provider(around) else {
-        return Ok(Next::Later);
-    };
-    let now = ctx.clock.monotonic();
-    ctx.memories.with(object, |m| m.was_restarted(now));
-    let done = provider
-        .restart(&around.key, &facts_of(object.status.as_ref()))
-        .await;
-    let error = done.as_ref().err().map(ToString::to_string);
-    tracing::warn!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "restart", error, "{why}");
-    ctx.events
-        .publish(object, true, Reason::Unreachable, "Restart", why)
-        .await;
-    Ok(Next::Later)
-}
-
-/// Has the provider keep the machine awake. Best effort: asked again while the listing shows it asleep.
-pub(super) async fn hold(
-    object: &AgentInstance,
-    around: &Surroundings,
-    evidence: &mut Evidence,
-    ctx: &Ctx,
-) -> Result<Next, K8sError> {
-    let now = ctx.clock.monotonic();
-    ctx.memories.with(object, |m| m.held = Some(now));
-    if let Ok(provider) = provider(around)
-        && admitted(object, around, Call::Read, evidence, ctx).await
-        && let Err(error) = provider
-            .hold(&around.key, &facts_of(object.status.as_ref()), HELD_FOR)
-            .await
-    {
-        tracing::warn!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "hold", %error, "in use and asleep, and not to be kept awake");
-    }
-    evidence.trouble = None;
-    Ok(Next::Again)
-}
-
-/// Long instructions go with the claim they were for. Best effort: they are the instance's and go with it at the latest.
-pub(super) async fn forget_instructions(
-    object: &AgentInstance,
-    reference: &SecretKeyRef,
-    ctx: &Ctx,
-) {
-    let namespace = object.namespace().unwrap_or_default();
-    if let Err(error) = secret::delete(&ctx.client, &namespace, &reference.name).await {
-        tracing::debug!(secret = %reference.name, %error, "not deleted; it goes with its instance");
-    }
 }
 
 #[derive(Clone, Copy)]

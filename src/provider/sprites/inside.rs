@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::provider::Conversation;
+
 use super::classify::{Failure, Kind};
 use super::client::Session;
 use super::exec::{self, Command, Output};
@@ -90,3 +92,42 @@ pub(super) async fn hold(session: &Session, sprite: &str, until: Duration) -> Re
     );
     Err(Failure::new(Kind::Unknown, why))
 }
+
+/// Has the agent's command line process the join requests of a conversation; how many it processed.
+pub(super) async fn process_joins(
+    session: &Session,
+    sprite: &str,
+    conversation: &Conversation,
+) -> Result<u64, Failure> {
+    let command = Command {
+        argv: &[
+            "bash",
+            "-c",
+            PROCESS_JOINS,
+            "bash",
+            &conversation.id,
+            &conversation.xmtp_env,
+        ],
+        outlives: None,
+        limit: SHORT,
+    };
+    let output = exec::run(session, sprite, &command).await?;
+    if output.code != 0 {
+        let why = format!(
+            "its CLI ended with {}: {}",
+            output.code,
+            cut(&output.stderr)
+        );
+        return Err(Failure::new(Kind::Unknown, why));
+    }
+    // The answer is the last JSON object on standard output.
+    let processed = output.stdout.lines().rev().find_map(|line| {
+        let value: serde_json::Value = serde_json::from_str(line.trim()).ok()?;
+        value["processed"].as_u64()
+    });
+    processed.ok_or_else(|| Failure::new(Kind::Unknown, "its CLI does not tell how many"))
+}
+
+/// `convos` is not on the path.
+const PROCESS_JOINS: &str = r#"export PATH="$(npm config get prefix 2>/dev/null)/bin:$HOME/.bun/bin:$PATH"
+exec timeout 10 node "$HOME/openclaw/extensions/convos/node_modules/@convos/cli/bin/run.js" conversations process-join-requests --conversation "$1" --env "$2" --json"#;

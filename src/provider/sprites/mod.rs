@@ -18,8 +18,8 @@ use crate::api::condition::Reason;
 use crate::domain::template::Template;
 
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
-    ProviderError, Repeat, Report, Resource, Seen, Step, StepSpec,
+    AgentProvider, Caps, Class, Conversation, Facts, Inputs, Key, Listing, Operation, Outcome,
+    Owner, Presence, ProviderError, Repeat, Report, Resource, Seen, Step, StepSpec,
 };
 
 pub mod classify;
@@ -80,18 +80,13 @@ pub struct SpritesProvider {
 
 /// What this version cannot do with a pool's template, in one sentence; asked before anything is created.
 pub fn supports(template: &Template) -> Result<(), String> {
-    let Some(sprites) = &template.provider.sprites else {
+    if template.provider.sprites.is_none() {
         return Err("the pool's provider is not sprites".to_owned());
-    };
+    }
     if template.runtime.dialect == DialectChoice::PoolServer {
         return Err(
             "agents on Sprites speak the dialect Gateway: set runtime.dialect to Auto or Gateway"
                 .to_owned(),
-        );
-    }
-    if sprites.poll_join_requests {
-        return Err(
-            "sprites.pollJoinRequests is not available in this version: leave it out".to_owned(),
         );
     }
     Ok(())
@@ -267,6 +262,16 @@ impl AgentProvider for SpritesProvider {
         let path = instructions_of(key, known)?;
         let removed = operation::delete_file(&self.session, &key.name, &path).await;
         removed.map_err(repeatable("remove the instructions of", key))
+    }
+
+    async fn process_joins(
+        &self,
+        key: &Key,
+        _known: &Facts,
+        conversation: &Conversation,
+    ) -> Result<u64, ProviderError> {
+        let processed = inside::process_joins(&self.session, &key.name, conversation).await;
+        processed.map_err(repeatable("process the join requests of", key))
     }
 
     /// No call renames a sprite.

@@ -1,0 +1,135 @@
+//! What is done inside an agent's machine before its claim call, where its provider wants that: the instructions are
+//! written into it, which wakes it, and it is waited for until it is ready. If it goes back into stock, they are taken
+//! out again first: that it is clean is proven by their absence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::ResourceExt;
+
+use super::joins::Joins;
+use super::service::{Inner, Run};
+use crate::api::AgentInstance;
+use crate::domain::agent::Probe;
+use crate::domain::instance::status::facts_of;
+use crate::domain::plan::Trouble;
+use crate::domain::settlement::Kept;
+use crate::provider::{AgentProvider, Conversation, Key, ProviderError};
+
+/// How often a machine that wakes is asked whether its agent is ready.
+const WAKING_POLL: Duration = Duration::from_millis(500);
+
+/// The key for what is done inside. Its mark stays empty: the machine is the one that is recorded, and its name is never
+/// used again.
+pub(super) fn key_of(instance: &AgentInstance) -> Key {
+    Key {
+        id: instance.spec.id.clone(),
+        name: instance.spec.provider_name.clone(),
+        mark: String::new(),
+    }
+}
+
+impl Inner {
+    /// Writes the instructions into the machine; why that did not work. It may have been done all the same.
+    pub(super) async fn prepare(
+        &self,
+        run: &mut Run<'_>,
+        instance: &AgentInstance,
+    ) -> Result<(), String> {
+        let Some(preparation) = run.preparation else {
+            return Ok(());
+        };
+        let began = self.clock.monotonic();
+        let limit = preparation.wake_within.min(self.left(run));
+        let text = run.request.instructions.as_str();
+        let work = self.inside(instance, async |provider, key| {
+            let facts = facts_of(instance.status.as_ref());
+            provider.prepare_claim(&key, &facts, text).await
+        });
+        let done = tokio::time::timeout(limit, work).await;
+        run.agent_took += self.clock.monotonic().saturating_sub(began);
+        done.unwrap_or_else(|_| Err(format!("not awake within {} s", limit.as_secs())))
+    }
+
+    /// Takes them out again, for an agent that goes back. Best effort: what is left is found before it is in stock.
+    pub(super) async fn undo_prepare(&self, run: &Run<'_>, instance: &AgentInstance) {
+        let Some(preparation) = run.preparation else {
+            return;
+        };
+        let work = self.inside(instance, async |provider, key| {
+            let facts = facts_of(instance.status.as_ref());
+            provider.undo_prepare(&key, &facts).await
+        });
+        let done = tokio::time::timeout(preparation.wake_within, work).await;
+        let error = match done {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => "no answer".to_owned(),
+        };
+        tracing::warn!(instance = %instance.name_any(), claim = %run.id, error, "its instructions are left in it: it is not put into stock with them");
+    }
+
+    /// After a create, where the pool wants that join requests are processed from outside.
+    pub(super) fn poll_joins(&self, run: &Run<'_>, instance: &AgentInstance, kept: &Kept) {
+        let wanted = run.preparation.is_some_and(|p| p.poll_joins);
+        let (Some(providers), Some(id)) = (&self.providers, &kept.conversation_id) else {
+            return;
+        };
+        if !wanted || run.request.join_url.is_some() {
+            return;
+        }
+        let joins = Joins {
+            providers: providers.clone(),
+            clock: self.clock.clone(),
+            tasks: self.tasks.clone(),
+            instance: instance.clone(),
+            conversation: Conversation {
+                id: id.clone(),
+                xmtp_env: run.template.xmtp_env(),
+            },
+        };
+        joins.start();
+    }
+
+    async fn inside(
+        &self,
+        instance: &AgentInstance,
+        work: impl AsyncFnOnce(Arc<dyn AgentProvider>, Key) -> Result<(), ProviderError>,
+    ) -> Result<(), String> {
+        let Some(providers) = &self.providers else {
+            return Err("this process knows no providers".to_owned());
+        };
+        let provider = providers.of(instance).await.map_err(|t| t.message)?;
+        match work(provider.clone(), key_of(instance)).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                providers.failed(instance, &provider, &trouble).await;
+                Err(trouble.message)
+            }
+        }
+    }
+
+    /// Asks an agent whose machine wakes, until it is ready or its time is over; the last answer.
+    pub(super) async fn wait_until_awake(
+        &self,
+        run: &Run<'_>,
+        ask: impl AsyncFn() -> Probe,
+    ) -> Probe {
+        let began = self.clock.monotonic();
+        let limit = run.preparation.map_or(Duration::ZERO, |p| p.wake_within);
+        loop {
+            let answer = ask().await;
+            let waits = match &answer {
+                Probe::Unreachable(_) | Probe::NotReady(_) => true,
+                Probe::Answered { status, .. } => !status.ready,
+                Probe::Unauthorized | Probe::WrongRuntime(_) => false,
+            };
+            let waited = self.clock.monotonic().saturating_sub(began);
+            if !waits || waited + WAKING_POLL >= limit || self.left(run) <= WAKING_POLL {
+                return answer;
+            }
+            self.clock.sleep(WAKING_POLL).await;
+        }
+    }
+}
