@@ -92,14 +92,17 @@ pub(super) struct Transports {
     sprites: sprites::Transport,
 }
 
-fn outside(config: &Config, clock: &Clock) -> Result<Outside> {
-    let railway = Transport::new(&config.railway_url, clock.clone()).context("Railway")?;
+fn transports(config: &Config, clock: &Clock) -> Result<Transports> {
     let sprites = sprites::Transport::new(&config.sprites_url, clock.clone());
+    Ok(Transports {
+        railway: Transport::new(&config.railway_url, clock.clone()).context("Railway")?,
+        sprites: sprites.context("Sprites")?,
+    })
+}
+
+fn outside(config: &Config, clock: &Clock) -> Result<Outside> {
     Ok(Outside {
-        transports: Transports {
-            railway,
-            sprites: sprites.context("Sprites")?,
-        },
+        transports: transports(config, clock)?,
         registry: Registry::new(&config.registry_url).context("the registry")?,
     })
 }

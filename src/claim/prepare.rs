@@ -2,7 +2,6 @@
 //! written into it, which wakes it, and it is waited for until it is ready. If it goes back into stock, they are taken
 //! out again first: that it is clean is proven by their absence.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use kube::ResourceExt;
@@ -14,10 +13,10 @@ use crate::domain::agent::Probe;
 use crate::domain::instance::status::facts_of;
 use crate::domain::plan::Trouble;
 use crate::domain::settlement::Kept;
-use crate::provider::{AgentProvider, Conversation, Key, ProviderError};
+use crate::provider::{Conversation, Key};
 
 /// How often a machine that wakes is asked whether its agent is ready.
-const WAKING_POLL: Duration = Duration::from_millis(500);
+pub(super) const WAKING_POLL: Duration = Duration::from_millis(500);
 
 /// The key for what is done inside. Its mark stays empty: the machine is the one that is recorded, and its name is never
 /// used again.
@@ -27,6 +26,13 @@ pub(super) fn key_of(instance: &AgentInstance) -> Key {
         name: instance.spec.provider_name.clone(),
         mark: String::new(),
     }
+}
+
+/// What is done with the instructions inside.
+#[derive(Clone, Copy)]
+enum Deed<'a> {
+    Write(&'a str),
+    Remove,
 }
 
 impl Inner {
@@ -41,11 +47,7 @@ impl Inner {
         };
         let began = self.clock.monotonic();
         let limit = preparation.wake_within.min(self.left(run));
-        let text = run.request.instructions.as_str();
-        let work = self.inside(instance, async |provider, key| {
-            let facts = facts_of(instance.status.as_ref());
-            provider.prepare_claim(&key, &facts, text).await
-        });
+        let work = self.inside(instance, Deed::Write(&run.request.instructions));
         let done = tokio::time::timeout(limit, work).await;
         run.agent_took += self.clock.monotonic().saturating_sub(began);
         done.unwrap_or_else(|_| Err(format!("not awake within {} s", limit.as_secs())))
@@ -56,10 +58,7 @@ impl Inner {
         let Some(preparation) = run.preparation else {
             return;
         };
-        let work = self.inside(instance, async |provider, key| {
-            let facts = facts_of(instance.status.as_ref());
-            provider.undo_prepare(&key, &facts).await
-        });
+        let work = self.inside(instance, Deed::Remove);
         let done = tokio::time::timeout(preparation.wake_within, work).await;
         let error = match done {
             Ok(Ok(())) => return,
@@ -91,16 +90,17 @@ impl Inner {
         joins.start();
     }
 
-    async fn inside(
-        &self,
-        instance: &AgentInstance,
-        work: impl AsyncFnOnce(Arc<dyn AgentProvider>, Key) -> Result<(), ProviderError>,
-    ) -> Result<(), String> {
+    async fn inside(&self, instance: &AgentInstance, deed: Deed<'_>) -> Result<(), String> {
         let Some(providers) = &self.providers else {
             return Err("this process knows no providers".to_owned());
         };
         let provider = providers.of(instance).await.map_err(|t| t.message)?;
-        match work(provider.clone(), key_of(instance)).await {
+        let (key, facts) = (key_of(instance), facts_of(instance.status.as_ref()));
+        let done = match deed {
+            Deed::Write(text) => provider.prepare_claim(&key, &facts, text).await,
+            Deed::Remove => provider.undo_prepare(&key, &facts).await,
+        };
+        match done {
             Ok(()) => Ok(()),
             Err(error) => {
                 let trouble = Trouble::from(error);
@@ -109,27 +109,13 @@ impl Inner {
             }
         }
     }
+}
 
-    /// Asks an agent whose machine wakes, until it is ready or its time is over; the last answer.
-    pub(super) async fn wait_until_awake(
-        &self,
-        run: &Run<'_>,
-        ask: impl AsyncFn() -> Probe,
-    ) -> Probe {
-        let began = self.clock.monotonic();
-        let limit = run.preparation.map_or(Duration::ZERO, |p| p.wake_within);
-        loop {
-            let answer = ask().await;
-            let waits = match &answer {
-                Probe::Unreachable(_) | Probe::NotReady(_) => true,
-                Probe::Answered { status, .. } => !status.ready,
-                Probe::Unauthorized | Probe::WrongRuntime(_) => false,
-            };
-            let waited = self.clock.monotonic().saturating_sub(began);
-            if !waits || waited + WAKING_POLL >= limit || self.left(run) <= WAKING_POLL {
-                return answer;
-            }
-            self.clock.sleep(WAKING_POLL).await;
-        }
+/// Whether an agent that answers so may still be on its way up.
+pub(super) fn is_waking(answer: &Probe) -> bool {
+    match answer {
+        Probe::Unreachable(_) | Probe::NotReady(_) => true,
+        Probe::Answered { status, .. } => !status.ready,
+        Probe::Unauthorized | Probe::WrongRuntime(_) => false,
     }
 }

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use secrecy::SecretString;
 
+use super::prepare::{WAKING_POLL, is_waking};
 use super::service::{Attempt, Inner, Run, cluster};
 use super::{ClaimAnswer, ClaimError};
 use crate::api::agent_instance::{AgentInstance, ClaimStatus};
@@ -96,12 +97,17 @@ impl Inner {
     /// The status right before the call: of one that wakes, as soon as it is ready.
     async fn check(&self, run: &mut Run<'_>, reserved: &Reserved<'_>) -> Probe {
         let began = self.clock.monotonic();
-        let shared = &*run;
-        let probe = self
-            .wait_until_awake(shared, async || self.status(shared, reserved).await)
-            .await;
-        run.agent_took += self.clock.monotonic().saturating_sub(began);
-        probe
+        let limit = run.preparation.map_or(Duration::ZERO, |p| p.wake_within);
+        loop {
+            let answer = self.status(run, reserved).await;
+            let waited = self.clock.monotonic().saturating_sub(began);
+            let over = waited + WAKING_POLL >= limit || self.left(run) <= WAKING_POLL;
+            if over || !is_waking(&answer) {
+                run.agent_took += waited;
+                return answer;
+            }
+            self.clock.sleep(WAKING_POLL).await;
+        }
     }
 
     async fn ask(&self, run: &mut Run<'_>, reserved: &Reserved<'_>) -> Probe {

@@ -115,7 +115,7 @@ impl Providers for Fleet {
         trouble: &Trouble,
     ) {
         if let Ok(scope) = scope_of(instance) {
-            self.report(&scope, used, trouble).await;
+            self.report(&scope, used, trouble);
         }
     }
 }
