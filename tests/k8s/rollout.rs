@@ -44,12 +44,13 @@ fn reason(instance: &AgentInstance) -> String {
 /// The images that these agents' services run.
 async fn images(world: &World, instances: &[AgentInstance]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
+    let state = world.sim.state("railway").await;
     for instance in instances {
-        let service = world
-            .sim
-            .service(&instance.spec.provider_name)
-            .await
-            .unwrap();
+        // By id: a claimed agent's service has another name.
+        let provider = instance.status.as_ref().unwrap().provider.as_ref().unwrap();
+        let services = state["services"].as_array().unwrap();
+        let of = |s: &&Value| s["id"].as_str() == provider.service_id.as_deref();
+        let service = services.iter().find(of).unwrap();
         found.insert(service["source"]["image"].as_str().unwrap().to_owned());
     }
     found
@@ -186,7 +187,7 @@ async fn a_rollout_that_fails_stops_and_keeps_the_stock() {
     let world = World::with_pool("stopped", rolling(breaker)).await;
     let before = world.wait_idle(3).await;
     let reference = images(&world, &before).await.pop_first().unwrap();
-    let fails = json!({"match": {"field": "serviceInstanceDeployV2"}, "fault": {"kind": "fail_at", "stage": "start"}});
+    let fails = json!({"match": {"field": "serviceInstanceDeployV2"}, "fault": {"kind": "fail_at", "at": "start"}});
     world.sim.fault("railway", fails).await;
     world.patch_pool(image(NEXT)).await;
     let message = rolled_out(&world, "CreationsFailing").await;
@@ -216,8 +217,14 @@ async fn a_claim_wins_against_the_rollout() {
     let world = World::with_pool("wins", rolling(surge)).await;
     world.patch_pool(image(NEXT)).await;
     let mut claimed = BTreeSet::new();
-    for round in 0..8 {
-        let answer = world.claim(&format!("Agent {round}")).await;
+    for round in 0..10 {
+        // Claims are quicker than creations.
+        let name = format!("Agent {round}");
+        let answer = until("an agent for it", LONG, || async {
+            let answer = world.claim(&name).await;
+            (answer.body["code"] != "no_idle").then_some(answer)
+        })
+        .await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         claimed.insert(answer.body["instanceId"].as_str().unwrap().to_owned());
     }

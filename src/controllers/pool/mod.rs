@@ -192,13 +192,14 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let (settled, held) = write(&api, &pool, &key, &new, ctx).await?;
     tell(&pool, &key, &decision, ctx).await;
     requests::forget_answered(&settled, &key, ctx);
+    // First: what a roll-out builds takes the place of what it removes.
+    delete(&judged, &decision, ctx).await?;
     let made = match (&revision, &resolved) {
         (Some(revision), Some(scope)) if !deleting => {
             create(&settled, &key, &creating, revision, &template, scope, ctx).await?
         }
         _ => false,
     };
-    delete(&judged, &decision, ctx).await?;
     revisions::forget_unnamed(&pool, &key, revision.as_deref(), ctx).await;
     if decision.remove_finalizer && deleting && ctx.leadership.holds() {
         apply::set_pool_finalizer(&api, &settled, false).await?;
