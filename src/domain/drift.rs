@@ -6,9 +6,7 @@
 use crate::api::agent_instance::ProviderStatus;
 use crate::api::condition::Reason;
 use crate::api::{AgentInstance, AgentPool};
-
-/// Key in a pool's `status.resolved` with the image that new instances get, `name@sha256:…` where it is pinned.
-pub const RESOLVED_IMAGE: &str = "image";
+use crate::domain::image;
 
 /// In what an instance differs from what its pool would build now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,14 +49,14 @@ impl<'a> Present<'a> {
     pub fn new(revision: &'a str, image: Option<&'a str>) -> Self {
         Self {
             revision,
-            digest: image.and_then(digest_of),
+            digest: image.and_then(image::digest_of),
         }
     }
 
     /// As the pool's status records it; `None` where no template is recorded yet.
     pub fn of_pool(pool: &'a AgentPool) -> Option<Self> {
         let status = pool.status.as_ref()?;
-        let image = status.resolved.get(RESOLVED_IMAGE);
+        let image = status.resolved.get(image::RESOLVED);
         Some(Self::new(
             status.revision.as_deref()?,
             image.map(String::as_str),
@@ -83,15 +81,7 @@ pub fn drift(instance: &AgentInstance, present: &Present<'_>) -> Option<Drift> {
 
 fn deployed_digest(provider: &ProviderStatus) -> Option<&str> {
     let pinned = provider.image_digest.as_deref();
-    pinned.map(|d| digest_of(d).unwrap_or(d)).or_else(|| {
-        let image = provider.image.as_deref();
-        image.and_then(digest_of)
-    })
-}
-
-/// The digest of a pinned reference.
-fn digest_of(reference: &str) -> Option<&str> {
-    reference.rsplit_once('@').map(|(_, digest)| digest)
+    pinned.or_else(|| image::digest_of(provider.image.as_deref()?))
 }
 
 #[cfg(test)]
@@ -113,23 +103,23 @@ mod tests {
     #[test]
     fn a_template_drifts_by_its_hash_and_an_image_by_its_digest() {
         let none = json!({});
-        let of = |hash, provider: &serde_json::Value, image| {
+        let of = |hash, provider: &serde_json::Value, image: Option<&str>| {
             drift(
                 &instance(hash, provider.clone()),
                 &Present::new("p-1-aa", image),
             )
         };
+        let [one, two] = ["1", "2"].map(|d| format!("sha256:{}", d.repeat(64)));
+        let (at_one, at_two) = (format!("i@{one}"), format!("i@{two}"));
         assert_eq!(of("aa", &none, None), None);
         assert_eq!(of("bb", &none, None), Some(Drift::Template));
-        assert_eq!(of("bb", &none, Some("i@sha256:1")), Some(Drift::Template));
-        let pinned = json!({"image": "i:1", "imageDigest": "sha256:1"});
-        assert_eq!(of("aa", &pinned, Some("i@sha256:1")), None);
-        assert_eq!(of("aa", &pinned, Some("i@sha256:2")), Some(Drift::Image));
-        let reference = json!({"image": "i@sha256:1"});
-        assert_eq!(of("aa", &reference, Some("i@sha256:1")), None);
-        assert_eq!(of("aa", &reference, Some("i@sha256:2")), Some(Drift::Image));
-        let both = json!({"image": "i:1", "imageDigest": "i@sha256:1"});
-        assert_eq!(of("aa", &both, Some("i@sha256:1")), None);
+        assert_eq!(of("bb", &none, Some(&at_one)), Some(Drift::Template));
+        let pinned = json!({"image": "i:1", "imageDigest": one});
+        let written = json!({"image": at_one});
+        for provider in [&pinned, &written] {
+            assert_eq!(of("aa", provider, Some(&at_one)), None);
+            assert_eq!(of("aa", provider, Some(&at_two)), Some(Drift::Image));
+        }
         // What is not known drifts from nothing.
         let tag = json!({"image": "i:1"});
         for (provider, image) in [

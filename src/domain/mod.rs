@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod candidates;
 pub mod claim;
 pub mod drift;
+pub mod image;
 pub mod instance;
 pub mod invariant;
 pub mod plan;

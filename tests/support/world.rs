@@ -143,6 +143,12 @@ impl World {
                 "AGENTPOOL_RAILWAY_URL",
                 format!("http://{}/graphql/v2", self.sim.peers),
             ),
+            (
+                "AGENTPOOL_REGISTRY_URL",
+                format!("http://{}/ghcr", self.sim.peers),
+            ),
+            // A moved tag is seen soon.
+            ("AGENTPOOL_DIGEST_SECONDS", "1".to_owned()),
             ("AGENTPOOL_AGENT_CONNECT_TO", self.sim.peers.clone()),
             ("AGENTPOOL_LISTEN", "127.0.0.1".to_owned()),
             ("AGENTPOOL_OPERATIONS_PORT", "0".to_owned()),

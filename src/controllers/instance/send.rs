@@ -133,7 +133,8 @@ pub(super) async fn perform(
     if !admitted(around, Call::Create, evidence, ctx).await {
         return Ok(Next::Again);
     }
-    let inputs = match inputs(object, around, ctx).await {
+    let name = step_name(around, index);
+    let inputs = match inputs(object, around, name, ctx).await {
         Ok(inputs) => inputs,
         Err(trouble) => {
             evidence.trouble = Some(trouble);
@@ -154,7 +155,6 @@ pub(super) async fn perform(
         m.absent = None;
         m.permit.take()
     });
-    let name = step_name(around, index);
     let started = ctx.clock.monotonic();
     let result = provider
         .perform(

@@ -24,17 +24,18 @@ use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff;
-use crate::domain::drift::{self, Present, RESOLVED_IMAGE};
+use crate::domain::drift::{self, Present};
+use crate::domain::image::Image;
 use crate::domain::instance::decide::Judgement;
 use crate::domain::instance::phase;
 use crate::domain::invariant;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
-use crate::domain::pool::view::{Finished, Member, ProviderHealth, Refused, View};
+use crate::domain::pool::view::{Finished, Member, Refused, View};
 use crate::domain::template::Template;
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
-use act::{create, creating, delete};
+use act::{Build, create, creating, delete};
 
 /// How long an object that was created may take to show in the watch before it is looked for.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
@@ -141,10 +142,14 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
                 .await?,
         )
     };
-    let resolved_image = image_of(&health);
+    let image = if deleting {
+        Image::None
+    } else {
+        ctx.images.of(&namespace, &template).await
+    };
     let present = revision
         .as_deref()
-        .map(|revision| Present::new(revision, resolved_image.as_deref()));
+        .map(|revision| Present::new(revision, image.reference()));
     let members = members(&judged, present.as_ref());
     let requests = open_requests(&pool);
     let progress =
@@ -167,6 +172,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         waiting: waiting(&pool, &key, ctx),
         provider: health,
         listing: provider::listing(&pool, resolved.as_ref(), ctx).await,
+        image: image.clone(),
         unsupported,
         revision: revision.clone(),
         requests: &requests,
@@ -194,9 +200,16 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     requests::forget_answered(&settled, &key, ctx);
     // First: what a roll-out builds takes the place of what it removes.
     delete(&judged, &decision, ctx).await?;
-    let made = match (&revision, &resolved) {
-        (Some(revision), Some(scope)) if !deleting => {
-            create(&settled, &key, &creating, revision, &template, scope, ctx).await?
+    let made = match (&revision, &resolved, &image) {
+        (_, _, Image::Unresolved(_)) => false,
+        (Some(revision), Some(scope), image) if !deleting => {
+            let build = Build {
+                revision,
+                template: &template,
+                scope,
+                image: image.reference(),
+            };
+            create(&settled, &key, &creating, &build, ctx).await?
         }
         _ => false,
     };
@@ -258,16 +271,6 @@ pub fn instances_of(pool: &AgentPool, ctx: &Ctx) -> Vec<Arc<AgentInstance>> {
     // The store's own order is by hash: the same history must lead to the same writes.
     found.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
     found
-}
-
-/// The image that the provider's answer resolved the pool's to.
-fn image_of(health: &ProviderHealth) -> Option<String> {
-    match health {
-        ProviderHealth::Reachable(facts) | ProviderHealth::Degraded(facts, _) => {
-            facts.get(RESOLVED_IMAGE).cloned()
-        }
-        _ => None,
-    }
 }
 
 fn members(instances: &[Arc<AgentInstance>], present: Option<&Present<'_>>) -> Vec<Member> {
