@@ -3,7 +3,6 @@
 //! Told by the template's hash, which covers neither the operator's version nor the values of Secrets, and by the image's
 //! digest where both are known. A change never reaches a running agent by itself: it makes it drifted.
 
-use crate::api::agent_instance::ProviderStatus;
 use crate::api::condition::Reason;
 use crate::api::{AgentInstance, AgentPool};
 use crate::domain::image;
@@ -71,17 +70,20 @@ pub fn drift(instance: &AgentInstance, present: &Present<'_>) -> Option<Drift> {
     if hash != Some(instance.spec.template.hash.as_str()) {
         return Some(Drift::Template);
     }
-    let provider = instance.status.as_ref().and_then(|s| s.provider.as_ref());
-    let deployed = provider.and_then(deployed_digest);
-    match (deployed, present.digest) {
+    match (deployed_digest(instance), present.digest) {
         (Some(deployed), Some(wanted)) if deployed != wanted => Some(Drift::Image),
         _ => None,
     }
 }
 
-fn deployed_digest(provider: &ProviderStatus) -> Option<&str> {
-    let pinned = provider.image_digest.as_deref();
-    pinned.or_else(|| image::digest_of(provider.image.as_deref()?))
+/// As it was decided before the first step, else as it was recorded.
+fn deployed_digest(instance: &AgentInstance) -> Option<&str> {
+    let wanted = instance.spec.template.image.as_deref();
+    wanted.and_then(image::digest_of).or_else(|| {
+        let provider = instance.status.as_ref()?.provider.as_ref()?;
+        let pinned = provider.image_digest.as_deref();
+        pinned.or_else(|| image::digest_of(provider.image.as_deref()?))
+    })
 }
 
 #[cfg(test)]

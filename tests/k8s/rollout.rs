@@ -313,3 +313,38 @@ async fn templates_go_with_the_last_who_names_them() {
     .await;
     world.finish().await;
 }
+
+/// The tag is moved to another digest, and nobody edits the pool: RollingIdle takes it by itself.
+///
+/// acceptance: M04
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_tag_is_rolled_out() {
+    let repository = "ghcr.io/xmtplabs/convos-runtime";
+    let at = |c: char| format!("{repository}@sha256:{}", c.to_string().repeat(64));
+    let moved = |c: char| {
+        let digest = format!("sha256:{}", c.to_string().repeat(64));
+        json!({"tags": {"xmtplabs/convos-runtime:0.3.4": digest}})
+    };
+    let world = World::start("moved").await;
+    world.sim.set("ghcr", moved('a')).await;
+    let pinned = json!({"minIdle": 2, "provider": {"railway": {"source": {"image": {"digestPolicy": "PinOrFail"}}}}});
+    world.create_pool("pool", rolling(pinned)).await;
+    let before = world.wait_idle(2).await;
+    assert_eq!(images(&world, &before).await, BTreeSet::from([at('a')]));
+    rolled_out(&world, "UpToDate").await;
+    let generation = world.pool().await.metadata.generation;
+
+    world.sim.set("ghcr", moved('b')).await;
+    let new = until("all idle ones are of the new digest", LONG, || async {
+        let idle = world.in_phase(Phase::Idle).await;
+        let new = !idle.is_empty()
+            && idle.len() == 2
+            && images(&world, &idle).await == BTreeSet::from([at('b')]);
+        new.then_some(idle)
+    })
+    .await;
+    assert!(ids(&new).is_disjoint(&ids(&before)));
+    rolled_out(&world, "UpToDate").await;
+    assert_eq!(world.pool().await.metadata.generation, generation);
+    world.finish().await;
+}
