@@ -287,6 +287,7 @@ async fn templates_go_with_the_last_who_names_them() {
         World::with_pool("revisions", json!({"minIdle": 1, "tickIntervalSeconds": 1})).await;
     let answer = world.claim("Tokyo Trip").await;
     let id = answer.body["instanceId"].as_str().unwrap().to_owned();
+    world.wait_idle(1).await;
     world.patch_pool(image(NEXT)).await;
     rolled_out(&world, "Drifted").await;
     let api: Api<ControllerRevision> = Api::namespaced(world.client.clone(), &world.namespace);
