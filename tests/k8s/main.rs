@@ -37,6 +37,7 @@ mod quiet;
 mod race;
 mod railway;
 mod recycling;
+mod rollout;
 mod schema;
 mod settings;
 mod settings_railway;

@@ -11,6 +11,7 @@ use super::status::is_recycling;
 use crate::api::AgentInstance;
 use crate::api::agent_instance::ReleaseMode;
 use crate::domain::agent::Probe;
+use crate::domain::drift::Drift;
 use crate::domain::plan::{Operation, Outcome, Seen, StepSpec, Trouble};
 use crate::domain::resource::{Presence, Resource};
 
@@ -91,6 +92,8 @@ pub struct Memory {
     pub step_known_for: Duration,
     /// How long ago the last probe was sent; `None`: never.
     pub probed: Option<Duration>,
+    /// Probes in a row that were not answered as they should be, up to the last one.
+    pub unanswered: u32,
     /// Somebody asked for a probe that was not sent yet.
     pub probe_asked: bool,
     /// How long ago the resource was first found missing without having been seen since.
@@ -146,6 +149,8 @@ pub struct Limits {
     pub recycles: bool,
     /// Its provider's sleepers are in stock, and this is how they are looked after; `None`: a sleeper is out of stock.
     pub heartbeat: Option<Heartbeat>,
+    /// In what it is not what its pool would build now.
+    pub drift: Option<Drift>,
 }
 
 impl Default for Limits {
@@ -162,6 +167,7 @@ impl Default for Limits {
             may_sleep: false,
             recycles: false,
             heartbeat: None,
+            drift: None,
         }
     }
 }

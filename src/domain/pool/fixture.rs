@@ -76,6 +76,7 @@ pub fn member(id: &str, phase: Phase) -> Member {
         creation_failed: None,
         reason: None,
         owed: None,
+        drift: None,
         created_at: None,
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::api::AgentPool;
 use crate::api::agent_pool::{Pausable, Replacement, Request};
 use crate::api::condition::Reason;
+use crate::domain::drift::Drift;
 use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
@@ -33,6 +34,8 @@ pub struct Member {
     /// It was handed out, and no creation has answered that yet: the id of the one that does, where a pool wants one for
     /// each claim. It follows from the claim, so that whoever creates it, and however often, it is one.
     pub owed: Option<String>,
+    /// In what it is not what the pool would build now.
+    pub drift: Option<Drift>,
     /// The time the API server created it, for order.
     pub created_at: Option<jiff::Timestamp>,
 }
