@@ -150,22 +150,17 @@ pub(in crate::controllers) fn new_instance(
 
 /// Notes on instances that a creation has answered their claim.
 pub(super) async fn note_answered(
-    pool: &AgentPool,
+    judged: &[Arc<AgentInstance>],
     decision: &Decision,
     ctx: &Ctx,
 ) -> Result<(), K8sError> {
-    if decision.answered.is_empty() {
-        return Ok(());
-    }
-    let namespace = pool.namespace().unwrap_or_default();
-    let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &namespace);
-    for instance in instances_of(pool, ctx)
-        .iter()
-        .filter(|i| decision.answered.contains(&i.name_any()))
-    {
+    let answered = |i: &&Arc<AgentInstance>| decision.answered.contains(&i.name_any());
+    for instance in judged.iter().filter(answered) {
         let Some(claim) = &instance.spec.claim else {
             continue;
         };
+        let namespace = instance.namespace().unwrap_or_default();
+        let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &namespace);
         match patch::note_replaced(&api, &instance.name_any(), &claim.id).await {
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}

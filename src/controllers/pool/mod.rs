@@ -194,7 +194,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         return Ok(super::NOT_LEADING);
     }
     // Before the status: that it says what the pool wants is what makes later claims count.
-    note_answered(&pool, &decision, ctx).await?;
+    note_answered(&judged, &decision, ctx).await?;
     let creating = creating(&view, &key, &decision, ctx);
     let new = status::status(&view, &decision, creating.clone());
     let (settled, held) = write(&api, &pool, &key, &new, ctx).await?;
