@@ -64,7 +64,11 @@ fn pools_of(text: &str) -> Result<Vec<Value>> {
         if pool.is_null() {
             continue;
         }
-        let has = |key: &str| pool["metadata"][key].as_str().is_some_and(|t| !t.is_empty());
+        let has = |key: &str| {
+            pool["metadata"][key]
+                .as_str()
+                .is_some_and(|t| !t.is_empty())
+        };
         if pool["kind"] != "AgentPool" || !has("name") || !has("namespace") {
             bail!("only AgentPools with metadata.name and metadata.namespace may stand in it");
         }

@@ -177,7 +177,11 @@ fn a_claim_needs_the_key_and_an_address() {
         Ok(other) => panic!("{other:?}"),
         Err(error) => Err(error.flag),
     };
-    let made = order(&["--api-url", "http://pool:80/", "--pool", "a/b"], Some("k")).unwrap();
+    let made = order(
+        &["--api-url", "http://pool:80/", "--pool", "a/b"],
+        Some("k"),
+    )
+    .unwrap();
     assert_eq!(
         (made.api_url.as_str(), made.pool.as_deref(), made.destroy),
         ("http://pool:80", Some("a/b"), false)

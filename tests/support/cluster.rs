@@ -43,6 +43,22 @@ impl Cluster {
         Self::start(Command::new(SCRIPT).env_remove("CLUSTER"), name)
     }
 
+    /// A cluster of the caller's own whose API server logs what service accounts ask of it: [`Self::audited`].
+    pub fn with_audit(name: &str) -> Self {
+        let mut script = Command::new(SCRIPT);
+        script.env_remove("CLUSTER").env("AGENTPOOL_AUDIT", "1");
+        Self::start(&mut script, name)
+    }
+
+    /// The audit events so far.
+    pub fn audited(&self) -> Vec<serde_json::Value> {
+        let path = self.kubeconfig.with_file_name("audit.log");
+        let text = std::fs::read_to_string(path).expect("an audit log");
+        // The last line may be half written.
+        let events = text.lines().map(serde_json::from_str);
+        events.filter_map(Result::ok).collect()
+    }
+
     fn given(kubeconfig: PathBuf) -> Self {
         let out = script(&["kubectl"]);
         let kubectl = String::from_utf8(out.stdout).expect("a path in UTF-8");

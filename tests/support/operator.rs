@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::account;
+
 /// The API key of the tests' operators, unless a test brings its own.
 pub const KEY: &str = "test-key-0123456789";
 
@@ -85,6 +87,7 @@ impl Operator {
             .args([role, "--ports-file", ports.to_str().unwrap()])
             .env_clear()
             .envs(environment)
+            .envs(account::kubeconfig(environment, role).map(|path| ("KUBECONFIG", path)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file);
@@ -146,6 +149,16 @@ impl Operator {
         (of("VmRSS:"), of("VmHWM:"))
     }
 
+    /// Lines that tell of a right it does not have, best efforts included. None is expected: see account.rs.
+    pub fn denied(&self) -> Vec<String> {
+        let log = self.log();
+        let denied =
+            |l: &&str| l.contains("User \\\"system:serviceaccount:") && l.contains("cannot ");
+        let plain = |l: &&str| l.contains("User \"system:serviceaccount:") && l.contains("cannot ");
+        let lines = log.lines().filter(|l| denied(l) || plain(l));
+        lines.map(str::to_owned).collect()
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> String {
         read(&self.log)
@@ -160,6 +173,13 @@ impl Drop for Operator {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if !std::thread::panicking() {
+            let denied = self.denied();
+            assert!(
+                denied.is_empty(),
+                "the chart's Roles lack a right: {denied:#?}"
+            );
+        }
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();

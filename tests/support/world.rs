@@ -98,7 +98,11 @@ pub fn install_crds_from(cluster: &Cluster, folder: &str) {
 impl World {
     /// A namespace and a simulator, with the Secret `railway`; no operator yet.
     pub async fn bare(name: &str) -> Self {
-        let cluster = cluster();
+        Self::on(cluster(), name).await
+    }
+
+    /// The same on another cluster, which has the CRDs.
+    pub async fn on(cluster: &'static Cluster, name: &str) -> Self {
         let namespace = cluster.namespace(name).await;
         let client = cluster.client().await;
         let sim = Simulator::start(SPEED);
