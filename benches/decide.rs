@@ -67,6 +67,7 @@ fn instance(c: &mut Criterion) {
         operation_id: "op".into(),
         token_key: None,
         image: None,
+        image_digest: None,
     };
     let first = decide(&steady(&object, &evidence));
     object.status = Some(status(&steady(&object, &evidence), &first, &given));
@@ -110,6 +111,7 @@ fn pool(c: &mut Criterion) {
         waiting: 0,
         provider: ProviderHealth::Reachable(Default::default()),
         listing: Default::default(),
+        image: agentpool::domain::image::Image::None,
         unsupported: None,
         revision: Some("p-1".into()),
         requests: &[],

@@ -19,6 +19,8 @@ pub use args::{ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs
 pub const API_KEY_VARIABLE: &str = "POOL_API_KEY";
 /// Railway's public endpoint.
 pub const DEFAULT_RAILWAY_URL: &str = "https://backboard.railway.com/graphql/v2";
+/// The registry of ghcr.io.
+pub const DEFAULT_REGISTRY_URL: &str = "https://ghcr.io";
 /// The operations port of the API, and of both roles in one process.
 const OPERATIONS_PORT_API: u16 = 9102;
 /// The operations port of the controller.
@@ -106,6 +108,10 @@ pub struct Config {
     pub cluster_id: Option<String>,
     /// Railway's endpoint.
     pub railway_url: String,
+    /// The registry's address.
+    pub registry_url: String,
+    /// How long a tag's digest is used.
+    pub digest_kept: Duration,
     /// `host:port` that every agent is dialled at.
     pub agent_connect_to: Option<String>,
     /// The API's address as agents reach it, without a slash at its end.
@@ -214,6 +220,11 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
         lease_term: Duration::from_secs(args.lease_seconds.into()),
         cluster_id: cluster_id(args.cluster_id)?,
         railway_url: url("--railway-url (AGENTPOOL_RAILWAY_URL)", &args.railway_url)?,
+        registry_url: url(
+            "--registry-url (AGENTPOOL_REGISTRY_URL)",
+            &args.registry_url,
+        )?,
+        digest_kept: Duration::from_secs(u64::from(args.digest_seconds)),
         agent_connect_to: host_port(args.agent_connect_to)?,
         public_url: given(args.public_url)
             .map(|u| url("--public-url (AGENTPOOL_PUBLIC_URL)", &u))

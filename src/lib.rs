@@ -26,4 +26,5 @@ pub mod operations;
 pub mod outbound;
 pub mod provider;
 pub mod runtime;
+pub mod services;
 pub mod telemetry;

@@ -210,6 +210,7 @@ impl World {
             operation_id: "op".into(),
             token_key: None,
             image: None,
+            image_digest: None,
         };
         let new = status(&self.view(evidence), decision, &given);
         if self.instance.status.as_ref() == Some(&new) {

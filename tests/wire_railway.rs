@@ -107,8 +107,9 @@ async fn an_instance_costs_six_requests_and_one_deployment() {
     assert_eq!(names[..5], want);
     assert_eq!(names[5..], ["RwServiceInstance"]);
     let create = &sent[0].1["input"];
+    assert!(create["source"].is_null(), "nothing to deploy yet");
     assert_eq!(
-        create["source"],
+        sent[2].1["input"]["source"],
         json!({"image": "registry.example.com/acme/agent@sha256:0"})
     );
     assert_eq!(

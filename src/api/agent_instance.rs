@@ -109,6 +109,11 @@ pub struct TemplateRef {
     /// Hash of the template's content; an instance whose hash is not the pool's present one has drifted.
     #[schemars(length(min = 1, max = 64))]
     pub hash: String,
+    /// The image that it is deployed from, by digest where the pool wants that; the template's own if absent. A tag that
+    /// moves later does not change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 640))]
+    pub image: Option<String>,
 }
 
 /// Where an agent lives and with which credential it is destroyed.
@@ -293,6 +298,14 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub checkpoint_id: Option<String>,
+    /// Sprites: when the golden checkpoint was taken, by the provider's clock. Its id alone could be taken again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub checkpoint_time: Option<String>,
+    /// Sprites: the home directory inside, below which everything of ours lies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub home: Option<String>,
     /// The image as it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]

@@ -15,6 +15,7 @@ use crate::api::{AgentClaim, AgentInstance, AgentPool};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
+use crate::controllers::images::Images;
 use crate::controllers::memory::Memories;
 use crate::controllers::sweep::Sweeps;
 use crate::controllers::{self, Ctx};
@@ -24,6 +25,7 @@ use crate::k8s::event::Events;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
 use crate::provider::{AgentProvider, Class};
+use crate::services::registry::Registry;
 use crate::telemetry::Metrics;
 
 type Stores = (Store<AgentPool>, Store<AgentInstance>, Store<AgentClaim>);
@@ -36,14 +38,14 @@ pub(super) fn start_controllers(
 ) {
     let shared = process.clone();
     task(process, "controllers", async move {
-        let Some((cluster_id, transport)) = prepare(&shared, &started).await else {
+        let Some((cluster_id, outside)) = prepare(&shared, &started).await else {
             return;
         };
         let mut candidate = leadership::candidate(&shared);
         while leadership::lead(&shared, &mut candidate).await {
             // What an earlier term remembered is worth nothing: others led meanwhile.
             memories.keep_only(&[]);
-            let ctx = context(&shared, &stores, &memories, (&cluster_id, &transport));
+            let ctx = context(&shared, &stores, &memories, (&cluster_id, &outside));
             let work = work(&shared, ctx, stores.2.clone());
             // The term is renewed while a shutdown finishes what is in hand, and let go only then.
             tokio::select! {
@@ -56,7 +58,7 @@ pub(super) fn start_controllers(
 }
 
 /// What the controllers need before they can lead; `None` where the process stops meanwhile.
-async fn prepare(process: &Process, started: &Started) -> Option<(String, Transport)> {
+async fn prepare(process: &Process, started: &Started) -> Option<(String, Outside)> {
     if !wait_for(process, started.prepared.wait()).await {
         return None;
     }
@@ -66,20 +68,38 @@ async fn prepare(process: &Process, started: &Started) -> Option<(String, Transp
     {
         return None;
     }
-    match Transport::new(&process.config.railway_url, process.clock.clone()) {
-        Ok(transport) => Some((cluster_id, transport)),
-        Err(error) => {
+    let transport = Transport::new(&process.config.railway_url, process.clock.clone());
+    let registry = Registry::new(&process.config.registry_url);
+    match (transport, registry) {
+        (Ok(transport), Ok(registry)) => Some((
+            cluster_id,
+            Outside {
+                transport,
+                registry,
+            },
+        )),
+        (Err(error), _) => {
             tracing::error!(%error, "cannot set up HTTP to Railway");
             None
         }
+        (_, Err(error)) => {
+            tracing::error!(%error, "cannot set up HTTP to the registry");
+            None
+        }
     }
+}
+
+/// The ways to what every term of leadership shares.
+struct Outside {
+    transport: Transport,
+    registry: Registry,
 }
 
 fn context(
     process: &Arc<Process>,
     (pools, instances, _): &Stores,
     memories: &Arc<Memories>,
-    (cluster_id, transport): (&str, &Transport),
+    (cluster_id, outside): (&str, &Outside),
 ) -> Arc<Ctx> {
     tracing::info!(
         pools = pools.len(),
@@ -87,13 +107,20 @@ fn context(
         "reconciling"
     );
     let connect = Connector {
-        transport: transport.clone(),
+        transport: outside.transport.clone(),
         config: process.config.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
     };
     let (client, clock) = (process.client.clone(), process.clock.clone());
+    let images = Images::new(
+        client.clone(),
+        clock.clone(),
+        outside.registry.clone(),
+        process.config.digest_kept,
+    );
     let ctx = Arc::new(Ctx {
+        images,
         fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
         events: Events::new(client.clone(), "agentpool", &process.holder),
         client,
@@ -237,8 +264,6 @@ impl Connect for Connector {
         if template.services.is_some() {
             return Some("spec.services is not available in this version: give the agents' keys in spec.runtime.env".to_owned());
         }
-        railway::supports(template)
-            .err()
-            .or_else(|| railway::cannot_pin(template))
+        railway::supports(template).err()
     }
 }

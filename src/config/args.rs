@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::DEFAULT_RAILWAY_URL;
+use super::{DEFAULT_RAILWAY_URL, DEFAULT_REGISTRY_URL};
 use crate::http::{AgentsShape, PublicReads};
 use crate::telemetry::logs::LogFormat;
 
@@ -111,6 +111,12 @@ pub struct CommonArgs {
     /// Railway's GraphQL endpoint.
     #[arg(long, env = "AGENTPOOL_RAILWAY_URL", default_value = DEFAULT_RAILWAY_URL)]
     pub(super) railway_url: String,
+    /// The registry of ghcr.io, at which tags are resolved to digests.
+    #[arg(long, env = "AGENTPOOL_REGISTRY_URL", default_value = DEFAULT_REGISTRY_URL)]
+    pub(super) registry_url: String,
+    /// How long a tag's digest is used before the registry is asked again, in seconds, 60 to 3600. Less is for tests.
+    #[arg(long, env = "AGENTPOOL_DIGEST_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(super) digest_seconds: u32,
     /// Dials this host:port in plain HTTP for every agent, with the agent's own Host header: for the simulator.
     #[arg(long, env = "AGENTPOOL_AGENT_CONNECT_TO")]
     pub(super) agent_connect_to: Option<String>,

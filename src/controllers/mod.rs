@@ -24,6 +24,7 @@ use crate::telemetry::Metrics;
 
 pub mod claims;
 pub mod fleet;
+pub mod images;
 pub mod instance;
 pub mod memory;
 pub mod ownership;
@@ -31,6 +32,7 @@ pub mod pool;
 pub mod sweep;
 
 use fleet::Fleet;
+use images::Images;
 use memory::Memories;
 
 /// When to look again after a term that ended in the middle of a pass; the process ends before.
@@ -52,6 +54,8 @@ pub struct Ctx {
     pub instance_queue: Queue<AgentInstance>,
     /// Providers, their listings and templates.
     pub fleet: Fleet,
+    /// What pools' images are deployed as.
+    pub images: Images,
     /// The agents.
     pub runtime: Arc<dyn AgentRuntime>,
     /// What this process remembers of instances.

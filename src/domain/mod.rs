@@ -7,6 +7,7 @@ pub mod agent_claim;
 pub mod backoff;
 pub mod candidates;
 pub mod claim;
+pub mod image;
 pub mod instance;
 pub mod invariant;
 pub mod plan;

@@ -17,6 +17,10 @@ pub enum Liveness {
     Stopped,
     /// Asleep; the next request wakes it.
     Sleeping,
+    /// Paused with its memory (Sprites): the next request wakes it in a moment. In stock and in use like one that runs.
+    Warm,
+    /// Paused without its memory (Sprites): the next request boots it. In stock and in use like one that runs.
+    Cold,
     /// The start failed; it never ran.
     Failed,
     /// It ran and crashed.
@@ -35,6 +39,8 @@ impl Liveness {
             Self::Running => "Running",
             Self::Stopped => "Stopped",
             Self::Sleeping => "Sleeping",
+            Self::Warm => "Warm",
+            Self::Cold => "Cold",
             Self::Failed => "Failed",
             Self::Crashed => "Crashed",
             Self::Removed => "Removed",

@@ -4,6 +4,7 @@
 
 pub mod agent_claim;
 pub mod apply;
+pub mod config_map;
 pub mod error;
 pub mod event;
 pub mod lease;

@@ -31,42 +31,44 @@ pub async fn value(
     namespace: &str,
     reference: &SecretKeyRef,
 ) -> Result<SecretString, SecretError> {
+    let [value] = values(client, namespace, &reference.name, [reference.key.as_str()]).await?;
+    Ok(value)
+}
+
+/// Several values of one Secret, in the order of their keys, each as text without surrounding white space.
+pub async fn values<const N: usize>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    keys: [&str; N],
+) -> Result<[SecretString; N], SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = within(
-        CALL_LIMIT,
-        || format!("read Secret {namespace}/{}", reference.name),
-        api.get_opt(&reference.name),
-    )
-    .await?;
-    let Some(secret) = found else {
+    let doing = || format!("read Secret {namespace}/{name}");
+    let Some(secret) = within(CALL_LIMIT, doing, api.get_opt(name)).await? else {
+        let keys = keys.join(" and ");
         return Err(SecretError::Missing(format!(
-            "Secret {namespace}/{} does not exist: create it with the key {}",
-            reference.name, reference.key
+            "Secret {namespace}/{name} does not exist: create it with the key {keys}"
         )));
     };
-    let bytes = secret
-        .data
-        .as_ref()
-        .and_then(|d| d.get(&reference.key))
-        .ok_or_else(|| {
-            SecretError::Missing(format!(
-                "Secret {namespace}/{} has no key {}: add it",
-                reference.name, reference.key
-            ))
-        })?;
-    let text = std::str::from_utf8(&bytes.0).map_err(|_| {
-        SecretError::Missing(format!(
-            "Secret {namespace}/{} key {} is not text",
-            reference.name, reference.key
-        ))
-    })?;
-    if text.trim().is_empty() {
-        return Err(SecretError::Missing(format!(
-            "Secret {namespace}/{} key {} is empty",
-            reference.name, reference.key
-        )));
+    let mut found = Vec::with_capacity(N);
+    for key in keys {
+        let text = text(&secret, key)
+            .map_err(|why| SecretError::Missing(format!("Secret {namespace}/{name} {why}")))?;
+        found.push(SecretString::from(text));
     }
-    Ok(SecretString::from(text.trim().to_owned()))
+    found
+        .try_into()
+        .map_err(|_| SecretError::Missing(format!("Secret {namespace}/{name} lacks a key")))
+}
+
+fn text(secret: &Secret, key: &str) -> Result<String, String> {
+    let bytes = secret.data.as_ref().and_then(|d| d.get(key));
+    let bytes = bytes.ok_or_else(|| format!("has no key {key}: add it"))?;
+    match std::str::from_utf8(&bytes.0).map(str::trim) {
+        Ok("") => Err(format!("key {key} is empty")),
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(format!("key {key} is not text")),
+    }
 }
 
 /// Creates a Secret with one value that belongs to `owner` and is collected with it.

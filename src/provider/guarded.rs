@@ -45,7 +45,7 @@ impl CallObserver for () {
 /// makes of several.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `resolve`, `look`, `observe`, `owner`: a few reads, each tried three times.
+    /// `resolve`, `look`, `observe`, `owner`, `hold`, `verify_clean`: a few reads, each tried three times.
     pub read: Duration,
     /// `list`: many pages.
     pub list: Duration,
@@ -253,6 +253,23 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
             call,
         )
         .await
+    }
+
+    async fn hold(&self, key: &Key, known: &Facts, until: Duration) -> Result<(), ProviderError> {
+        let call = self.inner.hold(key, known, until);
+        // Repeating it does no harm.
+        let limit = (self.limits.read, Class::Transient);
+        self.guard("hold", &key.name, limit, call).await
+    }
+
+    async fn verify_clean(
+        &self,
+        key: &Key,
+        known: &Facts,
+    ) -> Result<Option<String>, ProviderError> {
+        let call = self.inner.verify_clean(key, known);
+        let limit = (self.limits.read, Class::Transient);
+        self.guard("verify_clean", &key.name, limit, call).await
     }
 
     async fn prepare_claim(

@@ -13,12 +13,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 
 use crate::domain::template::Template;
 
 pub mod error;
 pub mod guarded;
 pub mod railway;
+pub mod sprites;
 
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};
 pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
@@ -42,6 +44,10 @@ pub struct Inputs {
     pub variables: BTreeMap<String, String>,
     /// The image to deploy, pinned where the pool wants that.
     pub image: Option<String>,
+    /// User and password of the image's registry, where it is private.
+    pub registry: Option<(String, SecretString)>,
+    /// The pool's own set-up script (Sprites, `setup.scriptConfigMapRef`); `None`: the built-in one.
+    pub setup_script: Option<String>,
 }
 
 impl std::fmt::Debug for Inputs {
@@ -49,6 +55,7 @@ impl std::fmt::Debug for Inputs {
         f.debug_struct("Inputs")
             .field("variables", &self.variables.keys())
             .field("image", &self.image)
+            .field("own_setup_script", &self.setup_script.is_some())
             .finish()
     }
 }
@@ -86,7 +93,8 @@ pub trait AgentProvider: Send + Sync {
     async fn resolve(&self) -> Result<Facts, ProviderError>;
 
     /// Judges a step by what a listing or direct read shows of our resource. Pure; costs nothing. A resource of our
-    /// name is not proven ours by this: [`AgentProvider::look`] reads the mark.
+    /// name is not proven ours by this: [`AgentProvider::look`] reads the mark. Unknown for a step that no listing
+    /// shows: one of those that is under way and safe to repeat is looked at directly.
     fn progress(&self, step: &'static str, known: &Facts, resource: &Resource) -> Seen;
 
     /// Reads: has this step happened to our resource, that is our name **and** our mark? Done carries the facts.
@@ -120,6 +128,27 @@ pub trait AgentProvider: Send + Sync {
     /// Removes our resource, after reading its mark, and says whether it is gone; to be repeated until Gone.
     /// Works without ids: then by name, and Gone means that one look found nothing (the core looks twice, past the lag).
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError>;
+
+    /// Keeps an instance awake for this long from now, from inside, so that it needs no further call; an earlier
+    /// hold is replaced. Wakes it. A provider whose instances do not sleep by themselves has nothing to do.
+    async fn hold(
+        &self,
+        _key: &Key,
+        _known: &Facts,
+        _until: Duration,
+    ) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    /// Looks inside for what an earlier user left: `None` where there is nothing as far as the provider can see, else
+    /// what was found, in words. Wakes it. A provider that cannot look inside finds nothing.
+    async fn verify_clean(
+        &self,
+        _key: &Key,
+        _known: &Facts,
+    ) -> Result<Option<String>, ProviderError> {
+        Ok(None)
+    }
 
     /// What has to be done to an agent before the claim call (Sprites: write the instructions). Railway: nothing.
     async fn prepare_claim(

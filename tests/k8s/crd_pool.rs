@@ -122,6 +122,41 @@ async fn values_out_of_bounds_are_refused_by_field() {
             in_railway(json!({"source": {"image": {"reference": "a b"}}})),
         ),
         (
+            "spec.provider.railway.source.image.credentialsSecretRef.name",
+            in_railway(json!({"source": {"image": {"credentialsSecretRef": {"name": "a"}}}})),
+            in_railway(json!({"source": {"image": {"credentialsSecretRef": {"name": ""}}}})),
+        ),
+        (
+            "spec.provider.railway.region",
+            in_railway(json!({"region": "us-east4-eqdc4a"})),
+            in_railway(json!({"region": "US West"})),
+        ),
+        (
+            "spec.provider.railway.healthCheck.path",
+            in_railway(json!({"healthCheck": {"path": "/"}})),
+            in_railway(json!({"healthCheck": {"path": "health"}})),
+        ),
+        (
+            "spec.provider.railway.healthCheck.timeoutSeconds",
+            in_railway(json!({"healthCheck": {"path": "/", "timeoutSeconds": 3600}})),
+            in_railway(json!({"healthCheck": {"path": "/", "timeoutSeconds": 3601}})),
+        ),
+        (
+            "spec.provider.railway.restartRetries",
+            in_railway(json!({"restartRetries": 0})),
+            in_railway(json!({"restartRetries": -1})),
+        ),
+        (
+            "spec.provider.railway.limits.cpuMillis",
+            in_railway(json!({"limits": {"cpuMillis": 100}})),
+            in_railway(json!({"limits": {"cpuMillis": 99}})),
+        ),
+        (
+            "spec.provider.railway.limits.memoryMegabytes",
+            in_railway(json!({"limits": {"memoryMegabytes": 100}})),
+            in_railway(json!({"limits": {"memoryMegabytes": 99}})),
+        ),
+        (
             "spec.provider.sprites.heartbeatSeconds",
             sprites(json!({"heartbeatSeconds": 1})),
             sprites(json!({"heartbeatSeconds": 0})),
@@ -204,6 +239,11 @@ async fn unknown_enum_values_are_refused_with_the_known_ones() {
             in_railway(json!({"source": {"image": {"digestPolicy": "X"}}})),
             "spec.provider.railway.source.image.digestPolicy",
             "Off",
+        ),
+        (
+            in_railway(json!({"restartPolicy": "X"})),
+            "spec.provider.railway.restartPolicy",
+            "OnFailure",
         ),
         (
             json!({"runtime": {"dialect": "X"}}),

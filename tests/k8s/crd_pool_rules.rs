@@ -124,6 +124,7 @@ fn cases() -> Vec<Case> {
 
 fn cases_below(key: fn() -> Value, number: impl Fn(&str) -> Value) -> Vec<Case> {
     let image = || json!({"image": {"reference": "ghcr.io/a/b:1"}});
+    let limits = |limits: Value| in_railway(json!({ "limits": limits }));
     let both = json!({"image": {"reference": "a"}, "repository": {"repo": "a/b"}});
     let per_instance = |kind: &str| {
         in_railway(json!({"project": null, "perInstance": {"workspaceId": "w"}, "tokenKind": kind}))
@@ -172,6 +173,12 @@ fn cases_below(key: fn() -> Value, number: impl Fn(&str) -> Value) -> Vec<Case> 
             "spec.provider.railway.source",
             in_railway(json!({"source": {"repository": {"repo": "a/b"}}})),
             in_railway(json!({"source": {}})),
+        ),
+        case(
+            "set cpuMillis, memoryMegabytes or both",
+            "spec.provider.railway.limits",
+            limits(json!({"cpuMillis": 4000})),
+            limits(json!({})),
         ),
         case(
             "runtime.auth: Shared needs runtime.sharedKeySecretRef",

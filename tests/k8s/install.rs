@@ -25,6 +25,10 @@ fn environment(cluster: &Cluster, sim: &Simulator) -> BTreeMap<String, String> {
             "AGENTPOOL_RAILWAY_URL",
             format!("http://{}/graphql/v2", sim.peers),
         ),
+        (
+            "AGENTPOOL_REGISTRY_URL",
+            format!("http://{}/ghcr", sim.peers),
+        ),
         ("AGENTPOOL_AGENT_CONNECT_TO", sim.peers.clone()),
         ("AGENTPOOL_NAMESPACE", "agents".to_owned()),
         ("AGENTPOOL_LISTEN", "127.0.0.1".to_owned()),

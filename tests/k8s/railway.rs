@@ -2,6 +2,8 @@
 
 mod apart;
 mod faults;
+mod images;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use agentpool::api::AgentClaim;
 use agentpool::domain::instance::phase::Phase;
 use k8s_openapi::api::authorization::v1::{SelfSubjectRulesReview, SelfSubjectRulesReviewSpec};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use reqwest::Method;
@@ -151,6 +151,24 @@ async fn live(world: &World) {
     world.wait_gone(&id).await;
 }
 
+/// Somebody takes an object away by force: its agent is an orphan, which the sweep looks for once more, and removes.
+async fn orphan(world: &World) {
+    let lost = world.in_phase(Phase::Idle).await.remove(0);
+    let patch = json!({"metadata": {"finalizers": null}});
+    let api = world.instances();
+    let name = lost.metadata.name.as_deref().unwrap();
+    api.delete(name, &DeleteParams::default()).await.unwrap();
+    let _ = api
+        .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await;
+    until("the orphan is removed", LONG, || async {
+        let service = world.sim.live_services().await;
+        let mine = |s: &Value| s["name"] == json!(lost.spec.provider_name);
+        (!service.iter().any(mine)).then_some(())
+    })
+    .await;
+}
+
 async fn keyed(world: &World, key: &str, body: &Value) -> (u16, String) {
     let operator = world.operator.as_ref().unwrap();
     let answer = reqwest::Client::new()
@@ -180,6 +198,7 @@ async fn each_role_uses_every_right_it_has_and_needs_no_other() {
     let settings = world.environment(&[
         ("POOL_API_KEY", ""),
         ("POOL_API_KEY_SECRET", "agentpool-api-key"),
+        ("AGENTPOOL_SWEEP_GRACE_SECONDS", "1"),
     ]);
     let mut controller = Operator::start("controller", &settings);
     world.operator = Some(Operator::start("api", &settings));
@@ -203,6 +222,7 @@ async fn each_role_uses_every_right_it_has_and_needs_no_other() {
     let _controller = Operator::start("controller", &settings);
     world.patch_pool(json!({"minIdle": 4})).await;
     world.wait_idle(4).await;
+    orphan(&world).await;
 
     let rights = |role: &str| {
         let granted = granted(account::roles_of(role));

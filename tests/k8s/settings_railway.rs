@@ -301,27 +301,3 @@ async fn the_image_that_is_set_is_deployed_else_the_default() {
     }
     world.finish().await;
 }
-
-/// The default policy promises that no unpinned tag is deployed; this version cannot pin one, and says so.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tag_is_not_deployed_where_it_must_be_pinned() {
-    let world = World::start("pin-or-fail").await;
-    let source = railway(json!({"source": {"image": {"digestPolicy": "PinOrFail"}}}));
-    world.create_pool(POOL, source).await;
-    let message = until("the pool says why", LONG, || async {
-        let (status, reason, message) = world.pool_condition("Ready").await?;
-        (status == "False" && reason == "NotSupported").then_some(message)
-    })
-    .await;
-    assert!(
-        message.contains("digestPolicy") && message.contains("\"Off\""),
-        "{message}"
-    );
-    assert!(world.list().await.is_empty() && world.sim.services_ever().await.is_empty());
-
-    let digest = format!("ghcr.io/xmtplabs/convos-runtime@sha256:{}", "a".repeat(64));
-    let pinned = json!({"provider": {"railway": {"source": {"image": {"reference": digest}}}}});
-    world.patch_pool(pinned).await;
-    world.wait_idle(1).await;
-    world.finish().await;
-}

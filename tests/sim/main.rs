@@ -22,6 +22,7 @@ simulator! {
     body = "../../src/bin/agentpool-simulator/body.rs",
     calls = "../../src/bin/agentpool-simulator/calls.rs",
     clock = "../../src/bin/agentpool-simulator/clock.rs",
+    ghcr = "../../src/bin/agentpool-simulator/ghcr.rs",
     ledger = "../../src/bin/agentpool-simulator/ledger.rs",
     peers = "../../src/bin/agentpool-simulator/peers.rs",
     railway = "../../src/bin/agentpool-simulator/railway/mod.rs",

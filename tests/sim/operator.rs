@@ -16,6 +16,7 @@ use agentpool::claim::stock::Stock;
 use agentpool::claim::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
 use agentpool::clock::{Clock, Rng};
 use agentpool::controllers::fleet::{Connect, Environment, Fleet, Scope};
+use agentpool::controllers::images::Images;
 use agentpool::controllers::memory::Memories;
 use agentpool::controllers::sweep::Sweeps;
 use agentpool::controllers::{self, Ctx};
@@ -33,6 +34,7 @@ use agentpool::provider::railway::{
     self, EnvironmentRef, RailwayConfig, RailwayProvider, Timeouts, Transport,
 };
 use agentpool::runtime::{AgentRuntime, HttpRuntime};
+use agentpool::services::registry::Registry;
 use agentpool::telemetry::Metrics;
 use futures::stream::{FuturesUnordered, StreamExt};
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -50,6 +52,8 @@ use crate::world::Sim;
 
 /// Railway's address: only its path matters.
 const RAILWAY: &str = "http://railway.test/graphql/v2";
+const REGISTRY: &str = "http://registry.test/ghcr";
+const DIGEST_KEPT: Duration = Duration::from_secs(60);
 
 /// What the operators of one world share.
 #[derive(Clone)]
@@ -119,13 +123,16 @@ impl Operator {
         );
         let (instances, watch_instances) =
             watch::start(watch::api(&client, None), watch::trim_instance, heard);
+        let registry = Registry::over(REGISTRY, road.clone());
         let connect = Connector {
             transport: Transport::over(RAILWAY, clock.clone(), Timeouts::default(), road)
                 .expect("a URL"),
             clock: clock.clone(),
         };
         let root_keys = RootKeys::default();
+        let images = Images::new(client.clone(), clock.clone(), registry, DIGEST_KEPT);
         let ctx = Arc::new(Ctx {
+            images,
             fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
             events: Events::new(client.clone(), "agentpool", &process.name),
             client: client.clone(),
@@ -323,9 +330,7 @@ impl Connect for Connector {
     }
 
     fn unsupported(&self, template: &Template) -> Option<String> {
-        railway::supports(template)
-            .err()
-            .or_else(|| railway::cannot_pin(template))
+        railway::supports(template).err()
     }
 }
 

@@ -142,6 +142,8 @@ pub fn inputs() -> Inputs {
     Inputs {
         variables,
         image: Some("registry.example.com/acme/agent@sha256:0".to_owned()),
+        registry: None,
+        setup_script: None,
     }
 }
 

@@ -105,10 +105,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .Values.simulator.enabled }}
 {{- $host := include "agentpool.hostVariable" (include "agentpool.simulator" .) }}
 - {name: AGENTPOOL_RAILWAY_URL, value: "http://{{ $host }}:9400/graphql/v2"}
+- {name: AGENTPOOL_REGISTRY_URL, value: "http://{{ $host }}:9400/ghcr"}
 - {name: AGENTPOOL_AGENT_CONNECT_TO, value: "{{ $host }}:9400"}
 {{- else }}
 {{- with .Values.railwayUrl }}
 - {name: AGENTPOOL_RAILWAY_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.registryUrl }}
+- {name: AGENTPOOL_REGISTRY_URL, value: {{ . | quote }}}
 {{- end }}
 {{- with .Values.agentConnectTo }}
 - {name: AGENTPOOL_AGENT_CONNECT_TO, value: {{ . | quote }}}

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigMapKeyRef, SecretKeyRef};
+use super::{ConfigMapKeyRef, SecretKeyRef, SecretRef};
 
 /// Where the agents run: exactly one member.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,89 @@ pub struct Railway {
     /// stock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sleep: bool,
+    /// What Railway asks the agent before it counts a deployment as up. Absent: nothing, and the agent is up when its
+    /// container runs. Whether it is ready is asked by the operator in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<RailwayHealthCheck>,
+    /// Where the agents run, such as `us-west2`; the workspace's preferred region if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    )]
+    pub region: Option<String>,
+    /// What an agent may use at most; the plan's limits if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<RailwayLimits>,
+    /// What Railway does when an agent's process ends: OnFailure (default) starts it again after a failure, Always after
+    /// any end, Never not at all. An agent that destroys itself ends without failure.
+    #[serde(default, skip_serializing_if = "RestartPolicy::is_default")]
+    pub restart_policy: RestartPolicy,
+    /// How often a process is started again before the agent counts as crashed. Default 10.
+    #[serde(
+        default = "default_restarts",
+        skip_serializing_if = "are_default_restarts"
+    )]
+    #[schemars(range(min = 0, max = 100))]
+    pub restart_retries: i32,
+}
+
+fn default_restarts() -> i32 {
+    10
+}
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn are_default_restarts(retries: &i32) -> bool {
+    *retries == default_restarts()
+}
+
+/// What Railway asks an agent before a deployment counts as up.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RailwayHealthCheck {
+    /// The path that must answer 200, such as `/pool/health`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/[^\s]*$"))]
+    pub path: String,
+    /// How long it may take, in seconds, before the deployment has failed. Default 300.
+    #[serde(default = "default_health_check")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: i32,
+}
+
+fn default_health_check() -> i32 {
+    300
+}
+
+/// What an agent may use at most.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.cpuMillis) || has(self.memoryMegabytes)").message("set cpuMillis, memoryMegabytes or both, or remove railway.limits"))]
+pub struct RailwayLimits {
+    /// Thousandths of a vCPU: 4000 is four.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 1_000_000))]
+    pub cpu_millis: Option<i32>,
+    /// Megabytes of memory: 4000 is 4 GB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 1_000_000))]
+    pub memory_megabytes: Option<i32>,
+}
+
+/// What Railway does when a process ends.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RestartPolicy {
+    /// Starts it again after a failure.
+    #[default]
+    OnFailure,
+    /// Starts it again after any end.
+    Always,
+    /// Leaves it ended.
+    Never,
+}
+
+impl RestartPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a Railway token is sent.
@@ -115,6 +198,7 @@ impl Default for RailwaySource {
             image: Some(ImageSource {
                 reference: default_image(),
                 digest_policy: DigestPolicy::default(),
+                credentials_secret_ref: None,
             }),
             repository: None,
         }
@@ -133,10 +217,15 @@ pub struct ImageSource {
     #[serde(default = "default_image")]
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^[^\s]+$"))]
     pub reference: String,
-    /// Whether a tag is resolved to a digest before it is deployed. PinOrFail (default) creates nothing while it
-    /// cannot be; PinOrTag falls back to the tag; "Off" (in quotes: YAML takes the bare word for a boolean) deploys what is written.
+    /// Whether a tag at ghcr.io is resolved to a digest before it is deployed. PinOrFail (default) creates nothing while
+    /// it cannot be; PinOrTag falls back to the tag, unless the registry says that there is none; "Off" (in quotes: YAML
+    /// takes the bare word for a boolean) deploys what is written. A tag at another registry is deployed as it is written.
     #[serde(default)]
     pub digest_policy: DigestPolicy,
+    /// The Secret with the credential for a private image, of type kubernetes.io/basic-auth: the keys `username` and
+    /// `password`. Railway takes such credentials on its Pro plan only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
 }
 
 /// Whether a tag is pinned to a digest.

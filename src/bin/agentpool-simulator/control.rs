@@ -2,6 +2,7 @@
 
 use crate::agent;
 use crate::agent::model::Agents;
+use crate::ghcr::Ghcr;
 use crate::railway::lifecycle::Hands;
 use crate::railway::plans::advance;
 use crate::railway::{seed, state};
@@ -37,6 +38,7 @@ pub fn router(sim: Arc<Sim>) -> Router {
 #[derive(Clone, Copy, PartialEq)]
 enum Peer {
     Railway,
+    Ghcr,
     Agents,
 }
 
@@ -44,6 +46,7 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Peer::Railway => "railway",
+            Peer::Ghcr => "ghcr",
             Peer::Agents => "agents",
         }
     }
@@ -52,10 +55,11 @@ impl Peer {
 fn peer(name: &str) -> Result<Peer, Box<Response>> {
     match name {
         "railway" => Ok(Peer::Railway),
+        "ghcr" => Ok(Peer::Ghcr),
         "agents" => Ok(Peer::Agents),
         other => {
             let why = format!("{other:?} is not simulated");
-            let body = json!({"error": why, "known": ["railway", "agents"]});
+            let body = json!({"error": why, "known": ["railway", "ghcr", "agents"]});
             Err(Box::new(json_response(StatusCode::NOT_FOUND, &body)))
         }
     }
@@ -106,6 +110,7 @@ async fn read_state(State(sim): Shared, Path(name): Path<String>) -> Response {
 fn state_of(sim: &Sim, world: &World, peer: Peer, now: i64) -> Value {
     match peer {
         Peer::Railway => state::to_json(&world.railway, &sim.clock, now),
+        Peer::Ghcr => world.ghcr.to_json(),
         Peer::Agents => agent::state::to_json(&world.agents, &sim.clock, now),
     }
 }
@@ -135,6 +140,7 @@ async fn put_state(State(sim): Shared, Path(name): Path<String>, body: Bytes) ->
                     &body,
                 )?;
             }
+            Peer::Ghcr => world.ghcr.put(&body)?,
             Peer::Agents => agent::state::put(world, &body, now)?,
         }
         advance(world, now);
@@ -163,6 +169,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway = seed::default_world(now);
             world.agents.all.retain(|_, a| a.alone);
         }
+        Peer::Ghcr => world.ghcr = Ghcr::default(),
         Peer::Agents => {
             let all = std::mem::take(&mut world.agents.all);
             world.agents = Agents {
@@ -177,6 +184,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
 async fn faults(State(sim): Shared, Path(name): Path<String>) -> Response {
     match peer(&name) {
         Ok(Peer::Railway) => ok(&sim.world().railway.rules.to_json()),
+        Ok(Peer::Ghcr) => ok(&sim.world().ghcr.faults()),
         Ok(Peer::Agents) => ok(&sim.world().agents.rules.to_json()),
         Err(refusal) => *refusal,
     }
@@ -190,12 +198,14 @@ async fn arm(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Respo
     let armed = with_world(&sim, |world, _| {
         let World {
             railway,
+            ghcr,
             agents,
             rng,
             ..
         } = world;
         match peer {
             Peer::Railway => railway.rules.arm(&body, rng).map(|rule| json!(rule)),
+            Peer::Ghcr => ghcr.arm(&body),
             Peer::Agents => agents.rules.arm(&body, rng).map(|rule| json!(rule)),
         }
     });
@@ -212,6 +222,7 @@ async fn disarm(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway.rules.clear();
             world.railway.edge_blocked_until = 0;
         }
+        Ok(Peer::Ghcr) => sim.world().ghcr.heal(),
         Ok(Peer::Agents) => sim.world().agents.rules.clear(),
         Err(refusal) => return *refusal,
     }

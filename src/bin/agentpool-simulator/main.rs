@@ -11,6 +11,7 @@ mod body;
 mod calls;
 mod clock;
 mod control;
+mod ghcr;
 mod ledger;
 mod peers;
 mod railway;

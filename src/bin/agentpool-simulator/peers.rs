@@ -1,10 +1,11 @@
 //! The one port for peers: HTTP/1.1 by hyper, with the hard faults a framework would not do.
 //!
-//! `/graphql/v2` is Railway, whatever the Host; every other path belongs to the agent behind the
+//! `/graphql/v2` is Railway and `/ghcr` the image registry, whatever the Host; every other path belongs to the agent behind the
 //! Host header. Paths of peers that are not simulated yet answer 404.
 
 use crate::agent::edge;
 use crate::body::{self, HalfBody};
+use crate::ghcr;
 use crate::railway;
 use crate::world::Sim;
 use hyper::body::Incoming;
@@ -35,7 +36,6 @@ const LATER: &[&str] = &[
     "telnyx",
     "bankr",
     "exa",
-    "ghcr",
     "services",
 ];
 
@@ -259,6 +259,9 @@ pub async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
         let task_sim = sim.clone();
         let work = sim.spawn(async move { railway::front::answer(&task_sim, &request).await });
         return work.await.unwrap_or(Reply::Reset);
+    }
+    if ghcr::is_for(request.path()) {
+        return ghcr::answer(sim, &request);
     }
     if LATER.contains(&first.as_str()) {
         return Reply::json(404, &json!({"error": format!("/{first} is not simulated")}));

@@ -3,6 +3,7 @@
 use crate::agent::model::Agents;
 use crate::calls::Calls;
 use crate::clock::Clock;
+use crate::ghcr::Ghcr;
 use crate::ledger::Ledger;
 use crate::railway::executor::Executor;
 use crate::railway::model::Railway;
@@ -18,6 +19,8 @@ use tokio_util::task::TaskTracker;
 pub struct World {
     /// Railway.
     pub railway: Railway,
+    /// The image registry.
+    pub ghcr: Ghcr,
     /// The agents behind its domains, or one alone.
     pub agents: Agents,
     /// What exists and existed.
@@ -62,6 +65,7 @@ impl Sim {
     ) -> Arc<Self> {
         let world = World {
             railway: seed::default_world(0),
+            ghcr: Ghcr::default(),
             agents: Agents::default(),
             ledger: Ledger::default(),
             calls: Calls::default(),

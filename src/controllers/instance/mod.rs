@@ -24,11 +24,11 @@ use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::api::names;
 use crate::domain::backoff;
+use crate::domain::image::{self, Written};
 use crate::domain::instance::decide::{Action, Change, Decision};
 use crate::domain::instance::phase;
 use crate::domain::instance::status::{self, Given};
 use crate::domain::instance::view::{Evidence, View};
-use crate::domain::template::Template;
 use crate::k8s::error::{K8sError, chain};
 use crate::k8s::patch;
 use observe::Surroundings;
@@ -176,10 +176,7 @@ async fn record(
     decision: &Decision,
     ctx: &Ctx,
 ) -> Result<(), K8sError> {
-    let snapshot = match &around.scope {
-        Some(scope) => ctx.fleet.latest(scope).await,
-        None => None,
-    };
+    let snapshot = around.scope.as_ref().and_then(|s| ctx.fleet.latest(s));
     let listed = observe::listed(object, snapshot.as_deref(), around, ctx);
     let now = ctx.clock.monotonic();
     let memory = ctx.memories.notice(object, now);
@@ -187,7 +184,15 @@ async fn record(
         now: ctx.clock.now(),
         operation_id: names::hex(&ctx.rng.bytes::<4>()),
         token_key: ctx.root_keys.get().map(|k| k.fingerprint()),
-        image: around.template.as_ref().and_then(|t| image_of(t)),
+        image: around
+            .template
+            .as_ref()
+            .and_then(|t| image::of(t))
+            .map(|i| i.reference.clone()),
+        image_digest: deployed(object, around)
+            .as_deref()
+            .and_then(image::digest_of)
+            .map(str::to_owned),
     };
     let view = View {
         instance: object,
@@ -231,13 +236,12 @@ async fn record(
     Ok(())
 }
 
-fn image_of(template: &Template) -> Option<String> {
-    template
-        .provider
-        .railway
-        .as_ref()?
-        .source
-        .image
-        .as_ref()
-        .map(|i| i.reference.clone())
+/// The image that an instance is deployed from: what its creation settled, else what its template says.
+fn deployed(object: &AgentInstance, around: &Surroundings) -> Option<String> {
+    let written = || match image::read(image::of(around.template.as_ref()?)?) {
+        Written::Final(reference) => Some(reference),
+        Written::Tag(tag) => Some(tag.to_string()),
+        Written::Illegal(_) => None,
+    };
+    object.spec.template.image.clone().or_else(written)
 }

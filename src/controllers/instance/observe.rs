@@ -181,7 +181,7 @@ async fn snapshot(
     } else {
         around.limits.tick
     };
-    ctx.fleet.snapshot(scope, max_age).await.ok()
+    ctx.fleet.recent(scope, max_age).await.ok()
 }
 
 pub(super) fn listed(

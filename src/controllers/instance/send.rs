@@ -51,7 +51,7 @@ async fn note(
     if let ((Some(scope), Ok(used)), true) = (of, backoff::holds_back(trouble.class, Call::Create))
     {
         // The scope waits, and this one with it: no longer, should the credential be replaced.
-        ctx.fleet.report(scope, used, &trouble).await;
+        ctx.fleet.report(scope, used, &trouble);
         let held = ctx.fleet.admit(scope, Call::Create).await.err();
         let retry_after = Some(Duration::from_secs(1));
         evidence.trouble = held.or(Some(Trouble {
@@ -133,7 +133,8 @@ pub(super) async fn perform(
     if !admitted(around, Call::Create, evidence, ctx).await {
         return Ok(Next::Again);
     }
-    let inputs = match inputs(object, around, ctx).await {
+    let name = step_name(around, index);
+    let inputs = match inputs(object, around, name, ctx).await {
         Ok(inputs) => inputs,
         Err(trouble) => {
             evidence.trouble = Some(trouble);
@@ -154,7 +155,6 @@ pub(super) async fn perform(
         m.absent = None;
         m.permit.take()
     });
-    let name = step_name(around, index);
     let started = ctx.clock.monotonic();
     let result = provider
         .perform(
@@ -354,7 +354,7 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     else {
         return;
     };
-    let Some(snapshot) = ctx.fleet.latest(scope).await else {
+    let Some(snapshot) = ctx.fleet.latest(scope) else {
         return;
     };
     let needed = resource_of(object, &snapshot)

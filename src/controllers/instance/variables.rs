@@ -6,22 +6,25 @@ use kube::ResourceExt;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::super::Ctx;
-use super::image_of;
+use super::super::images;
+use super::deployed;
 use super::observe::Surroundings;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::RuntimeAuth;
 use crate::api::condition::Reason;
+use crate::domain::image;
 use crate::domain::plan::{Class, Trouble};
 use crate::domain::template::Template;
 use crate::domain::token::Purpose;
 use crate::domain::variables::{self, Material};
-use crate::k8s::secret;
-use crate::provider::Inputs;
+use crate::k8s::{config_map, secret};
+use crate::provider::{Inputs, sprites};
 
 /// The finished variables of an agent, its secrets included.
 pub(super) async fn inputs(
     object: &AgentInstance,
     around: &Surroundings,
+    step: &str,
     ctx: &Ctx,
 ) -> Result<Inputs, Trouble> {
     let Some(template) = &around.template else {
@@ -38,12 +41,7 @@ pub(super) async fn inputs(
     for reference in variables::references(template) {
         let value = secret::value(&ctx.client, &namespace, reference)
             .await
-            .map_err(|e| Trouble {
-                class: Class::Unauthorized,
-                reason: Reason::CredentialsMissing,
-                message: e.to_string(),
-                retry_after: Some(Duration::from_secs(10)),
-            })?;
+            .map_err(|e| missing(&e))?;
         secrets.insert(
             (reference.name.clone(), reference.key.clone()),
             value.expose_secret().to_owned(),
@@ -68,9 +66,50 @@ pub(super) async fn inputs(
         secrets: &secrets,
     })
     .map_err(|message| rejected(Reason::InvalidSpec, message))?;
+    let private = image::of(template).and_then(|i| i.credentials_secret_ref.as_ref());
+    let registry = match private {
+        Some(secret) => {
+            let read = images::credential(&ctx.client, &namespace, secret).await;
+            let credential = read.map_err(|e| missing(&e))?;
+            Some((credential.username, credential.password))
+        }
+        None => None,
+    };
     Ok(Inputs {
         variables,
-        image: image_of(template),
+        image: deployed(object, around),
+        registry,
+        setup_script: if step == sprites::SETUP {
+            setup_script(template, &namespace, ctx).await?
+        } else {
+            None
+        },
+    })
+}
+
+/// The pool's own set-up script, from its ConfigMap.
+async fn setup_script(
+    template: &Template,
+    namespace: &str,
+    ctx: &Ctx,
+) -> Result<Option<String>, Trouble> {
+    let Some(setup) = template
+        .provider
+        .sprites
+        .as_ref()
+        .and_then(|s| s.setup.as_ref())
+    else {
+        return Ok(None);
+    };
+    let script = config_map::value(&ctx.client, namespace, &setup.script_config_map_ref).await;
+    script.map(Some).map_err(|e| Trouble {
+        class: Class::Transient,
+        reason: match e {
+            config_map::ConfigMapError::Missing(_) => Reason::InvalidSpec,
+            config_map::ConfigMapError::Api(_) => Reason::ProviderUnavailable,
+        },
+        message: e.to_string(),
+        retry_after: Some(Duration::from_secs(10)),
     })
 }
 
@@ -109,10 +148,15 @@ pub(in crate::controllers) async fn shared_key(
     secret::value(&ctx.client, &namespace, reference)
         .await
         .map(Some)
-        .map_err(|e| Trouble {
-            class: Class::Unauthorized,
-            reason: Reason::CredentialsMissing,
-            message: e.to_string(),
-            retry_after: Some(Duration::from_secs(10)),
-        })
+        .map_err(|e| missing(&e))
+}
+
+/// A Secret cannot be read: a person puts it there, and it is looked for again.
+fn missing(error: &secret::SecretError) -> Trouble {
+    Trouble {
+        class: Class::Unauthorized,
+        reason: Reason::CredentialsMissing,
+        message: error.to_string(),
+        retry_after: Some(Duration::from_secs(10)),
+    }
 }

@@ -45,14 +45,24 @@ pub(super) fn creating(
     ids
 }
 
+/// What new instances are built from.
+pub(in crate::controllers) struct Build<'a> {
+    /// The name of the template's ControllerRevision.
+    pub(in crate::controllers) revision: &'a str,
+    /// The template.
+    pub(in crate::controllers) template: &'a Template,
+    /// Where they live.
+    pub(in crate::controllers) scope: &'a Scope,
+    /// The image, pinned where the pool wants that.
+    pub(in crate::controllers) image: Option<&'a str>,
+}
+
 /// Creates what is listed; whether anything was created.
 pub(super) async fn create(
     pool: &AgentPool,
     key: &(String, String),
     creating: &[String],
-    revision: &str,
-    template: &Template,
-    scope: &Scope,
+    build: &Build<'_>,
     ctx: &Ctx,
 ) -> Result<bool, K8sError> {
     let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &key.0);
@@ -72,7 +82,7 @@ pub(super) async fn create(
         }) {
             continue;
         }
-        let instance = new_instance(pool, id, revision, template, scope);
+        let instance = new_instance(pool, id, build);
         let object = instance.name_any();
         ctx.memories.creating(&key.0, &object);
         let created = apply::create_instance(&api, &instance).await;
@@ -104,9 +114,7 @@ pub(super) async fn create(
 pub(in crate::controllers) fn new_instance(
     pool: &AgentPool,
     id: &str,
-    revision: &str,
-    template: &Template,
-    scope: &Scope,
+    build: &Build<'_>,
 ) -> AgentInstance {
     let code = template::environment_code(&pool.spec);
     let mut instance = AgentInstance::new(
@@ -118,10 +126,11 @@ pub(in crate::controllers) fn new_instance(
             },
             provider_name: names::provider_name(&pool.spec.name_prefix, &code, id),
             template: TemplateRef {
-                revision: revision.to_owned(),
-                hash: template.hash(),
+                revision: build.revision.to_owned(),
+                hash: build.template.hash(),
+                image: build.image.map(str::to_owned),
             },
-            provider: Some(fleet::provider_ref(scope)),
+            provider: Some(fleet::provider_ref(build.scope)),
             turn: 1,
             claim: None,
             release: None,

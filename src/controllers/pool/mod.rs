@@ -23,6 +23,7 @@ use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff;
+use crate::domain::image::Image;
 use crate::domain::instance::decide::Judgement;
 use crate::domain::instance::phase;
 use crate::domain::invariant;
@@ -32,7 +33,7 @@ use crate::domain::pool::view::{Finished, Member, Refused, View};
 use crate::domain::template::Template;
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
-use act::{create, creating, delete};
+use act::{Build, create, creating, delete};
 
 /// How long an object that was created may take to show in the watch before it is looked for.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
@@ -134,6 +135,11 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
                 .await?,
         )
     };
+    let image = if deleting {
+        Image::None
+    } else {
+        ctx.images.of(&namespace, &template).await
+    };
     let requests = open_requests(&pool);
     let progress =
         requests::work_on_requests(&pool, &key, &requests, &members, resolved.as_ref(), ctx).await;
@@ -154,7 +160,8 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         members: &members,
         waiting: waiting(&pool, &key, ctx),
         provider: health,
-        listing: provider::listing(&pool, resolved.as_ref(), ctx).await,
+        listing: provider::listing(&pool, resolved.as_ref(), ctx),
+        image: image.clone(),
         unsupported,
         revision: revision.clone(),
         requests: &requests,
@@ -180,9 +187,16 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let (settled, held) = write(&api, &pool, &key, &new, ctx).await?;
     tell(&pool, &key, &decision, ctx).await;
     requests::forget_answered(&settled, &key, ctx);
-    let made = match (&revision, &resolved) {
-        (Some(revision), Some(scope)) if !deleting => {
-            create(&settled, &key, &creating, revision, &template, scope, ctx).await?
+    let made = match (&revision, &resolved, &image) {
+        (_, _, Image::Unresolved(_)) => false,
+        (Some(revision), Some(scope), image) if !deleting => {
+            let build = Build {
+                revision,
+                template: &template,
+                scope,
+                image: image.reference(),
+            };
+            create(&settled, &key, &creating, &build, ctx).await?
         }
         _ => false,
     };

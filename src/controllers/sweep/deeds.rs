@@ -209,7 +209,14 @@ impl Hands<'_> {
         ctx: &Ctx,
     ) -> AgentInstance {
         let (id, now) = (&self.sighting.identity.id, ctx.clock.now());
-        let mut instance = pool::act::new_instance(pool, id, revision, template, self.scope);
+        // From which image it was built nobody recorded.
+        let build = pool::act::Build {
+            revision,
+            template,
+            scope: self.scope,
+            image: None,
+        };
+        let mut instance = pool::act::new_instance(pool, id, &build);
         instance.spec.provider_name = self.sighting.resource.name.clone();
         instance.spec.restored = true;
         instance.spec.claim = Some(Claim {

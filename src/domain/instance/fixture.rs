@@ -13,13 +13,15 @@ use crate::domain::agent::{AgentStatus, Dialect, Probe};
 use crate::domain::plan::{Class, Facts, Outcome, Repeat, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::{Liveness, Presence, Resource};
 
-pub const LIVENESS: [Liveness; 9] = [
+pub const LIVENESS: [Liveness; 11] = [
     Liveness::Created,
     Liveness::Starting,
     Liveness::Blocked,
     Liveness::Running,
     Liveness::Stopped,
     Liveness::Sleeping,
+    Liveness::Warm,
+    Liveness::Cold,
     Liveness::Failed,
     Liveness::Crashed,
     Liveness::Removed,

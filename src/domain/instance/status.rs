@@ -38,6 +38,8 @@ pub struct Given {
     pub token_key: Option<String>,
     /// Image as asked for, for instances that have none recorded.
     pub image: Option<String>,
+    /// The digest it is pinned to.
+    pub image_digest: Option<String>,
 }
 
 /// The status after a decision.
@@ -184,6 +186,7 @@ fn record(
             let provider = new.provider.get_or_insert_default();
             if provider.image.is_none() {
                 provider.image.clone_from(&given.image);
+                provider.image_digest.clone_from(&given.image_digest);
             }
             new.operation = Some(OperationStatus {
                 id: given.operation_id.clone(),
@@ -358,7 +361,10 @@ fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
             "deploymentId" => provider.deployment_id = value,
             "volumeId" => provider.volume_id = value,
             "projectId" => provider.project_id = value,
+            "spriteId" => provider.id = value,
             "checkpointId" => provider.checkpoint_id = value,
+            "checkpointTime" => provider.checkpoint_time = value,
+            "home" => provider.home = value,
             "imageDigest" => provider.image_digest = value,
             _ => {}
         }

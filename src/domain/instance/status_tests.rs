@@ -18,6 +18,7 @@ fn at(second: i64) -> Given {
         operation_id: "0a1b2c3d".into(),
         token_key: Some("aabbccddeeff".into()),
         image: Some("ghcr.io/xmtplabs/convos-runtime-hermes:1.2.3".into()),
+        image_digest: Some(format!("sha256:{}", "a".repeat(64))),
     }
 }
 
@@ -425,6 +426,7 @@ fn an_idle_status_is_thin() {
         *id = Some(uuid.clone());
     }
     provider.image = at(0).image;
+    provider.image_digest = at(0).image_digest;
     status.url = Some("https://convos-agent-stg-abcdefghijkl-production.up.railway.app".into());
     status.token_seq = Some(1);
     status.token_key = at(0).token_key;

@@ -10,6 +10,7 @@ use super::view::{Counts, Finished, ProviderHealth, View};
 use super::words::summarise;
 use crate::api::agent_pool::{DeletionPolicy, Pausable, Replacement, RequestKind};
 use crate::api::condition::Reason;
+use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::template;
 
@@ -148,6 +149,9 @@ fn blocked(view: &View<'_>, breaker: &Breaker) -> Option<(Reason, String)> {
             return Some((t.reason, t.message.clone()));
         }
         ProviderHealth::Reachable(_) => {}
+    }
+    if let Image::Unresolved(trouble) = &view.image {
+        return Some((trouble.reason, trouble.message.clone()));
     }
     if view.revision.is_none() {
         return Some((

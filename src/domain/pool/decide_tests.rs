@@ -42,6 +42,27 @@ fn a_pool_is_filled_to_its_minimum_and_no_further() {
     }
 }
 
+/// Doomed agents would be made of it, one after the other.
+#[test]
+fn nothing_is_created_of_an_image_that_is_not_resolved() {
+    let mut world = world(json!({"minIdle": 3}));
+    world.image = Image::unresolved("no such tag".into());
+    let decision = world.decide();
+    assert_eq!(creates(&world), 0);
+    assert_eq!(decision.reason, Some(Reason::DigestUnresolved));
+    assert!(!decision.ready && decision.message.contains("no such tag"));
+    world.image = Image::As("i@sha256:1".into());
+    assert_eq!(creates(&world), 3);
+    world.pass();
+    assert_eq!(world.status().resolved["image"], "i@sha256:1");
+    world.image = Image::unresolved("gone".into());
+    world.pass();
+    assert!(
+        !world.status().resolved.contains_key("image"),
+        "what was, is not claimed to be"
+    );
+}
+
 /// What it asks for in vain it is told, whether it has its minimum or not; and nothing else changes.
 #[test]
 fn a_field_without_effect_is_told() {

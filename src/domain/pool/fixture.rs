@@ -10,6 +10,7 @@ use super::status::status;
 use super::view::{Listing, Member, ProviderHealth, Refused, RequestProgress, View};
 use crate::api::AgentPool;
 use crate::api::agent_pool::{AgentPoolStatus, Request};
+use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
 
 #[derive(Clone, Debug)]
@@ -19,6 +20,7 @@ pub struct World {
     pub waiting: i32,
     pub provider: ProviderHealth,
     pub listing: Listing,
+    pub image: Image,
     pub unsupported: Option<String>,
     pub revision: Option<String>,
     pub requests: Vec<Request>,
@@ -51,6 +53,7 @@ pub fn world(spec: Value) -> World {
         waiting: 0,
         provider: ProviderHealth::Reachable(BTreeMap::new()),
         listing: Listing::default(),
+        image: Image::None,
         unsupported: None,
         revision: Some("p-1".into()),
         requests: vec![],
@@ -97,6 +100,7 @@ impl World {
             waiting: self.waiting,
             provider: self.provider.clone(),
             listing: self.listing.clone(),
+            image: self.image.clone(),
             unsupported: self.unsupported.clone(),
             revision: self.revision.clone(),
             requests: &self.requests,

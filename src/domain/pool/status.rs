@@ -7,6 +7,7 @@ use super::view::{Counts, ProviderHealth, View};
 use crate::api::agent_pool::{AgentPoolStatus, BreakerStatus, RequestAnswer};
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::api::{LABEL_POOL, names};
+use crate::domain::image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::sweep::is_suspicious;
 use crate::domain::template;
@@ -105,6 +106,10 @@ fn resolved(
         "replacement".to_owned(),
         format!("{:?}", template::replacement(spec)),
     );
+    match view.image.reference() {
+        Some(image) => resolved.insert(image::RESOLVED.to_owned(), image.to_owned()),
+        None => resolved.remove(image::RESOLVED),
+    };
     resolved
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::api::AgentPool;
 use crate::api::agent_pool::{Pausable, Request};
 use crate::api::condition::Reason;
+use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
 use crate::domain::sweep::Strays;
@@ -125,6 +126,8 @@ pub struct View<'a> {
     pub provider: ProviderHealth,
     /// What its latest listing says.
     pub listing: Listing,
+    /// What its next agents are deployed from.
+    pub image: Image,
     /// What cannot work in this version, in words; `None`: nothing.
     pub unsupported: Option<String>,
     /// The name of the present template's ControllerRevision, once it exists.

@@ -493,10 +493,13 @@ fn redact(message: &str, token: &str, variables: &Value) -> String {
     let sent = variables
         .pointer("/input/variables")
         .and_then(Value::as_object);
+    let password = variables.pointer("/input/registryCredentials/password");
     let mut values: Vec<&str> = sent
         .into_iter()
         .flatten()
-        .filter_map(|(_, v)| v.as_str())
+        .map(|(_, v)| v)
+        .chain(password)
+        .filter_map(Value::as_str)
         .filter(|v| v.len() >= 4)
         .collect();
     values.sort_by_key(|v| std::cmp::Reverse(v.len()));

@@ -141,7 +141,7 @@ fn judge(resource: &Resource) -> Seen {
         retry: false,
     };
     match resource.liveness {
-        Liveness::Running | Liveness::Sleeping => {
+        Liveness::Running | Liveness::Sleeping | Liveness::Warm | Liveness::Cold => {
             Seen::Done(pick(&resource.facts, &[DEPLOYMENT_ID, URL, DOMAIN_ID]))
         }
         Liveness::Starting | Liveness::Blocked => Seen::Running,

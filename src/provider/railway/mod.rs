@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use crate::api::agent_pool::{DigestPolicy, TokenKind};
+use crate::api::agent_pool::TokenKind;
 use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::template::Template;
@@ -27,6 +27,7 @@ pub mod operation;
 mod removal;
 mod report;
 mod scope;
+mod settings;
 mod steps;
 pub mod wire;
 
@@ -42,7 +43,7 @@ pub const OWNER_VARIABLE: &str = "AGENTPOOL_OWNER";
 /// The port that an agent listens on.
 pub const AGENT_PORT: u16 = 8080;
 
-/// The step that makes the service, with its image and all its variables.
+/// The step that makes the service, with all its variables.
 pub const SERVICE: &str = "service";
 /// The step that makes its domain.
 pub const DOMAIN: &str = "domain";
@@ -104,18 +105,6 @@ pub fn supports(template: &Template) -> Result<(), String> {
         );
     }
     Ok(())
-}
-
-/// A pool that wants its tag pinned or nothing: this version cannot resolve a tag, so it is nothing.
-pub fn cannot_pin(template: &Template) -> Option<String> {
-    let image = template.provider.railway.as_ref()?.source.image.as_ref()?;
-    let pinned =
-        image.digest_policy != DigestPolicy::PinOrFail || image.reference.contains("@sha256:");
-    (!pinned).then(|| {
-        "railway.source.image.digestPolicy: PinOrFail is not available in this version, which cannot resolve a tag: \
-         name the image by its digest, or set digestPolicy: \"Off\" to deploy the tag"
-            .to_owned()
-    })
 }
 
 impl RailwayProvider {
@@ -242,7 +231,7 @@ impl AgentProvider for RailwayProvider {
         }
         let reach = self.reach().await?;
         match step {
-            SERVICE => steps::make_service(&reach, key, template, inputs).await,
+            SERVICE => steps::make_service(&reach, key, inputs).await,
             DOMAIN => steps::make_domain(&reach, key, known).await,
             DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
             _ => Err(unknown_step(step)),

@@ -41,6 +41,7 @@ documents! {
     SERVICE_CREATE Write "RwServiceCreate" "service_create.graphql";
     DOMAIN_CREATE Write "RwDomainCreate" "domain_create.graphql";
     CONFIGURE_AND_DEPLOY Write "RwConfigureAndDeploy" "configure_and_deploy.graphql";
+    CONFIGURE_LIMIT_AND_DEPLOY Write "RwConfigureLimitAndDeploy" "configure_limit_and_deploy.graphql";
     SERVICE_RENAME Write "RwServiceRename" "service_rename.graphql";
     SERVICE_DELETE Write "RwServiceDelete" "service_delete.graphql";
     DEPLOYMENT_EVENTS Read "RwDeploymentEvents" "deployment_events.graphql";
@@ -124,7 +125,7 @@ pub async fn variables(
         .collect())
 }
 
-/// Makes a service with its image and all its variables. Safe to repeat in effect: the second one finds the name taken.
+/// Makes a service with all its variables. Safe to repeat in effect: the second one finds the name taken.
 pub async fn service_create(session: &Session, input: Value) -> Result<Created, Failure> {
     Ok(session
         .send::<ServiceCreateData>(&SERVICE_CREATE, json!({ "input": input }))
@@ -140,16 +141,24 @@ pub async fn domain_create(session: &Session, input: Value) -> Result<Domain, Fa
         .service_domain_create)
 }
 
-/// Sets what is left to set and starts the one deployment; gives its id.
+/// Sets source, settings and, where there are any, limits, and starts the one deployment; gives its id. One request.
 pub async fn configure_and_deploy(
     session: &Session,
     environment: &str,
     service: &str,
-    input: Value,
+    (input, limits): (Value, Option<Value>),
 ) -> Result<String, Failure> {
-    let variables = json!({ "serviceId": service, "environmentId": environment, "input": input });
+    let mut variables =
+        json!({ "serviceId": service, "environmentId": environment, "input": input });
+    let document = match limits {
+        Some(limits) => {
+            variables["limits"] = limits;
+            &CONFIGURE_LIMIT_AND_DEPLOY
+        }
+        None => &CONFIGURE_AND_DEPLOY,
+    };
     Ok(session
-        .send::<DeployData>(&CONFIGURE_AND_DEPLOY, variables)
+        .send::<DeployData>(document, variables)
         .await?
         .service_instance_deploy_v2)
 }

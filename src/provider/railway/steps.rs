@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::domain::template::Template;
 use crate::provider::{Facts, Inputs, Key, Outcome, ProviderError, Seen};
@@ -14,11 +14,9 @@ use super::classify::{Access, Failure, Kind};
 use super::removal::{Mark, by_id, by_key, is_gone, mark};
 use super::{
     AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation,
-    unknown_step,
+    settings, unknown_step,
 };
 
-/// The platform's own default, sent so that nothing depends on it.
-const RESTARTS: u32 = 10;
 const POLL: Duration = Duration::from_secs(5);
 const FOREIGN: &str = "ForeignResource";
 
@@ -82,11 +80,11 @@ async fn find_ours(
     })
 }
 
-/// Makes the service with its image and all its variables, the owner mark among them.
+/// Makes the service with all its variables, the owner mark among them, and without a source: so neither this nor a
+/// volume deploys.
 pub(super) async fn make_service(
     reach: &Reach<'_>,
     key: &Key,
-    template: &Template,
     inputs: &Inputs,
 ) -> Result<Outcome, ProviderError> {
     let mut variables = inputs.variables.clone();
@@ -95,7 +93,6 @@ pub(super) async fn make_service(
         "projectId": reach.scope.project,
         "environmentId": reach.scope.environment,
         "name": key.name,
-        "source": source(template, inputs),
         "variables": variables,
     });
     match operation::service_create(reach.session, input).await {
@@ -153,8 +150,8 @@ pub(super) async fn make_domain(
     }
 }
 
-/// Sets what a creation cannot set and starts the one deployment. Always a new one: what the creation may have
-/// deployed by itself has no start command.
+/// Sets source and settings and starts the one deployment. Always a new one: what Railway may have deployed by itself
+/// has no start command.
 pub(super) async fn deploy(
     reach: &Reach<'_>,
     key: &Key,
@@ -166,20 +163,12 @@ pub(super) async fn deploy(
     let Some(service) = known.get(map::SERVICE_ID) else {
         return Err(no_service_id(doing));
     };
-    let railway = template.provider.railway.as_ref();
-    let mut input = json!({
-        "source": source(template, inputs),
-        "numReplicas": 1,
-        "restartPolicyType": "ON_FAILURE",
-        "restartPolicyMaxRetries": RESTARTS,
-        "sleepApplication": railway.is_some_and(|r| r.sleep),
-    });
-    if let Some(command) = railway.and_then(|r| r.start_command.as_ref()) {
-        input["startCommand"] = command.as_str().into();
-    }
-    match operation::configure_and_deploy(reach.session, &reach.scope.environment, service, input)
-        .await
-    {
+    let environment = &reach.scope.environment;
+    let sent = (
+        settings::settings(template, inputs),
+        settings::limits(template, environment, service),
+    );
+    match operation::configure_and_deploy(reach.session, environment, service, sent).await {
         Ok(deployment) => {
             let facts = Facts::from([(map::DEPLOYMENT_ID.to_owned(), deployment)]);
             Ok(Outcome::Running { facts, poll: POLL })
@@ -206,20 +195,6 @@ async fn refused(
         failure.message
     );
     Err(Failure::new(Kind::Busy, message).into_error(Access::Write, doing))
-}
-
-fn source(template: &Template, inputs: &Inputs) -> Value {
-    let written = || {
-        template
-            .provider
-            .railway
-            .as_ref()?
-            .source
-            .image
-            .as_ref()
-            .map(|i| i.reference.clone())
-    };
-    json!({ "image": inputs.image.clone().or_else(written) })
 }
 
 fn foreign(key: &Key) -> String {

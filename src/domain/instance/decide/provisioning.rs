@@ -108,7 +108,7 @@ fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -
             Reason::NotSupported,
             format!("step {name} is not available in this version"),
         ),
-        Step::Provider(_) if recorded.state == "Running" => running(view, spec, &name),
+        Step::Provider(_) if recorded.state == "Running" => running(view, index, spec, recorded),
         Step::Provider(_) => intended(view, index, spec, recorded),
     }
 }
@@ -192,9 +192,21 @@ fn absent(view: &View<'_>, name: &str) -> Decision {
     )
 }
 
-fn running(view: &View<'_>, spec: &StepSpec, name: &str) -> Decision {
-    match &view.progress {
+fn running(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
+    let name = recorded.name.as_str();
+    // What no listing shows is looked at directly, where that was made to be done over and over.
+    let looked = spec.repeat == Repeat::Safe && matches!(view.progress, None | Some(Seen::Unknown));
+    let seen = match &view.evidence.look {
+        Some(seen) if looked => Some(seen),
+        _ => view.progress.as_ref(),
+    };
+    match seen {
         Some(Seen::Done(facts)) => done(name, facts.clone()),
+        Some(Seen::Failed {
+            reason,
+            message,
+            retry,
+        }) if looked => failed(spec, recorded, reason, message, *retry),
         Some(Seen::Failed { message, .. }) => judge(
             Judgement::Dead,
             Reason::CreateFailed,
@@ -204,6 +216,12 @@ fn running(view: &View<'_>, spec: &StepSpec, name: &str) -> Decision {
             Judgement::Dead,
             Reason::CreateFailed,
             format!("{name}: not finished within {} s", spec.deadline.as_secs()),
+        ),
+        _ if looked && view.evidence.look.is_none() && view.evidence.outcome.is_none() => decision(
+            Action::Look(index),
+            Reason::Creating,
+            format!("{name} is under way at the provider"),
+            progress_poll(view),
         ),
         _ if blocked(view) => decision(
             Action::Wait,

@@ -138,6 +138,8 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             | Liveness::Starting
             | Liveness::Blocked
             | Liveness::Running
+            | Liveness::Warm
+            | Liveness::Cold
             | Liveness::Sleeping => {}
         },
         Listed::Unknown => {}

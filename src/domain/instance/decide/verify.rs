@@ -120,6 +120,8 @@ pub(super) fn dead_at_the_provider(view: &View<'_>) -> Option<Decision> {
                 | Liveness::Starting
                 | Liveness::Blocked
                 | Liveness::Running
+                | Liveness::Warm
+                | Liveness::Cold
                 | Liveness::Sleeping => return None,
             };
             Some(judge(Judgement::Dead, reason, text))

@@ -174,6 +174,46 @@ fn a_step_under_way_ends_by_the_listing_or_by_its_deadline() {
 }
 
 #[test]
+fn a_step_that_no_listing_shows_is_looked_at_until_its_deadline() {
+    let running = |look: Option<Seen>, attempt| {
+        let mut case = building(2, "Running");
+        case.plan = plan(Repeat::Safe);
+        case.progress = Some(Seen::Unknown);
+        let status = case.instance.status.as_mut().unwrap();
+        status.operation.as_mut().unwrap().steps[2].attempt = attempt;
+        let evidence = Evidence {
+            look,
+            ..Evidence::default()
+        };
+        case.evidence(evidence)
+    };
+    assert_acts(running(None, 1), Action::Look(2));
+    for unfinished in [Seen::Running, Seen::Unknown, Seen::Absent] {
+        assert_acts(running(Some(unfinished), 1), Action::Wait);
+    }
+    let done = running(Some(Seen::Done(Facts::new())), 1);
+    assert_acts(done, Action::Record(Change::Done(Facts::new())));
+    let failed = |retry| {
+        Some(Seen::Failed {
+            reason: "Why",
+            message: "m".into(),
+            retry,
+        })
+    };
+    assert_acts(running(failed(true), 2), Action::Record(Change::Again));
+    for (retry, attempt) in [(true, 3), (false, 1)] {
+        let case = running(failed(retry), attempt);
+        assert_judged(case, Judgement::Dead, Reason::CreateFailed);
+    }
+    let late = running(Some(Seen::Running), 1).memory(|m| m.step_known_for = seconds(600));
+    assert_judged(late, Judgement::Dead, Reason::CreateFailed);
+    // One that must not be repeated blindly is judged by the listing alone: that costs nothing per instance.
+    let mut once = running(None, 1);
+    once.plan = plan(Repeat::LookFirst);
+    assert_acts(once, Action::Wait);
+}
+
+#[test]
 fn provisioning_that_is_stuck_is_dead() {
     let stuck = |s| building(3, "Intended").memory(|m| m.phase_for = seconds(s));
     assert_acts(stuck(899), Action::Probe);
