@@ -471,7 +471,11 @@ async fn three_values_files_make_three_operators_that_keep_apart() {
             "dev"
         };
         assert_eq!(service["variables"]["XMTP_ENV"], network, "{service}");
-        environments.insert(service["environmentId"].as_str().map(str::to_owned));
+        environments.insert(
+            service["instances"][0]["environmentId"]
+                .as_str()
+                .map(str::to_owned),
+        );
         let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.namespace);
         let root = secrets.get("agentpool-root-key").await.unwrap();
         let key = root.data.unwrap().remove("current").unwrap();
