@@ -24,6 +24,7 @@ use crate::domain::plan::{Class, Facts, Trouble};
 use crate::domain::template::{self, Template};
 use crate::k8s::secret;
 use crate::provider::AgentProvider;
+use crate::provider::account::{self, Purpose};
 use holds::{Hold, SECRET_LOOK};
 pub use listing::Snapshot;
 use listing::{Cell, Known};
@@ -171,7 +172,8 @@ impl Fleet {
         self.connection(scope, &cell, true).await?;
         self.may_ask(scope, &cell).await?;
         let provider = self.connection(scope, &cell, false).await?;
-        let answer = provider.resolve().await.map_err(Trouble::from);
+        let answer = account::shared(Purpose::Watch, provider.resolve()).await;
+        let answer = answer.map_err(Trouble::from);
         self.learn(&cell, &provider, answer, |known, facts| {
             known.resolved = Some(facts.clone());
         })

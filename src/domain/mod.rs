@@ -5,8 +5,10 @@
 pub mod agent;
 pub mod agent_claim;
 pub mod backoff;
+pub mod budget;
 pub mod candidates;
 pub mod claim;
+pub mod drift;
 pub mod image;
 pub mod instance;
 pub mod invariant;

@@ -471,11 +471,10 @@ async fn three_values_files_make_three_operators_that_keep_apart() {
             "dev"
         };
         assert_eq!(service["variables"]["XMTP_ENV"], network, "{service}");
-        environments.insert(
-            service["instances"][0]["environmentId"]
-                .as_str()
-                .map(str::to_owned),
-        );
+        let mut all = service["instances"].as_array().unwrap().iter();
+        // A service shows up in each environment of its project; it is deployed in one.
+        let own = all.find(|i| !i["deployments"].as_array().unwrap().is_empty());
+        environments.insert(own.unwrap()["environmentId"].as_str().map(str::to_owned));
         let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.namespace);
         let root = secrets.get("agentpool-root-key").await.unwrap();
         let key = root.data.unwrap().remove("current").unwrap();

@@ -36,6 +36,7 @@ mod quiet;
 mod race;
 mod railway;
 mod rights;
+mod rollout;
 mod schema;
 mod settings;
 mod settings_railway;

@@ -4,10 +4,11 @@
 //! a plain `cargo test`, each test process starts one through `deploy/local/cluster run`, which takes it down when
 //! our end of its standard input closes: at the end of the process, however it ends.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::core::v1 as core;
 use kube::api::{Api, ObjectMeta, PostParams};
@@ -147,6 +148,7 @@ impl Cluster {
 
     /// Stops the API server and returns when it is gone; only for [`Self::own`] clusters.
     pub fn stop_api_server(&self) {
+        restarted().insert(self.kubeconfig.clone());
         self.own_script("stop-api");
     }
 
@@ -168,6 +170,17 @@ impl Drop for Cluster {
             let _ = child.wait();
         }
     }
+}
+
+/// The clusters whose API server was stopped: until its authorizer has read the rights, a new one denies what is granted.
+fn restarted() -> MutexGuard<'static, HashSet<PathBuf>> {
+    static ALL: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the API server of that kubeconfig was ever stopped by this process.
+pub fn was_restarted(kubeconfig: &Path) -> bool {
+    restarted().contains(kubeconfig)
 }
 
 fn script(args: &[&str]) -> Output {

@@ -11,6 +11,7 @@
 pub mod account;
 pub mod cluster;
 pub mod operator;
+pub mod proxy;
 pub mod simulator;
 pub mod wait;
 pub mod world;

@@ -29,7 +29,7 @@ impl Fleet {
     /// An object's call met a trouble that is everybody's: calls of the scope wait. `used` is what it was sent with: a
     /// refusal of a credential that was replaced meanwhile says nothing.
     pub fn report(&self, scope: &Scope, used: &Arc<dyn AgentProvider>, trouble: &Trouble) {
-        if !backoff::holds_back(trouble.class, Call::Create) {
+        if !backoff::is_shared(trouble) {
             return;
         }
         let present = self.cell(scope).known().provider();

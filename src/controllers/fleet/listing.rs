@@ -16,6 +16,7 @@ use crate::domain::backoff::{self, Call};
 use crate::domain::plan::{Class, Facts, Trouble};
 use crate::domain::resource::Resource;
 use crate::provider::AgentProvider;
+use crate::provider::account::{self, Purpose};
 
 /// A listing is begun anew no sooner than after so many times what the last one took: listing takes a third of the
 /// time at most, however large the fleet and short the tick.
@@ -99,6 +100,8 @@ impl Fleet {
         let asked = self.clock.monotonic();
         let took = cell.known().snapshot.as_ref().map(|s| s.took);
         let max_age = max_age.max(took.unwrap_or_default() * SHARE);
+        // Nor oftener than the request limit bears.
+        let max_age = max_age.max(self.listing_interval(scope));
         let known = cell.known().fresh(asked, max_age);
         if let Some(found) = known {
             return Ok(found);
@@ -114,6 +117,12 @@ impl Fleet {
             }
         };
         self.list(scope, &cell, asked, max_age).await
+    }
+
+    /// How long a listing of the scope rests at least, by the request limit.
+    pub fn listing_interval(&self, scope: &Scope) -> Duration {
+        let provider = self.cell(scope).known().provider();
+        provider.map_or(Duration::ZERO, |p| p.listing_interval())
     }
 
     /// The latest listing, however old.
@@ -136,7 +145,7 @@ impl Fleet {
         self.may_ask(scope, cell).await?;
         let provider = self.connection(scope, cell, true).await?;
         let begun = self.clock.monotonic();
-        let listed = provider.list().await;
+        let listed = account::shared(Purpose::Watch, provider.list()).await;
         let took = self.clock.monotonic().saturating_sub(begun);
         let answer = listed.map_err(Trouble::from).map(|listing| {
             let by_id = listing.resources.into_iter();

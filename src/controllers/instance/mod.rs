@@ -61,6 +61,10 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
         trouble: trouble.or_else(|| ctx.memories.paused(&object, now)),
         ..Evidence::default()
     };
+    // Taken now: the watch may tell that it is gone, and all is forgotten, before its last write is answered.
+    let (whole, requests) = ctx
+        .memories
+        .with(&object, |m| (m.fresh, m.requests.clone()));
     for _ in 0..ROUNDS {
         // A process that was paused lost its term without noticing: whoever leads now has gone on with this.
         if !ctx.leadership.holds() {
@@ -72,6 +76,9 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
             Ok(Next::Again) => {}
             Ok(Next::Later) => return decision.recheck.max(Duration::from_millis(50)),
             Ok(Next::Over) => {
+                if whole {
+                    ctx.metrics.instance_requests(requests.count());
+                }
                 ctx.memories.forget(&object);
                 return Duration::from_secs(3600);
             }
@@ -163,6 +170,9 @@ async fn act(
                 other => other?,
             }
             tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "removed", "{}", decision.message);
+            if around.pool.is_none() {
+                forget_revision(object, ctx).await;
+            }
             Ok(Next::Over)
         }
     }
@@ -244,4 +254,21 @@ fn deployed(object: &AgentInstance, around: &Surroundings) -> Option<String> {
         Written::Illegal(_) => None,
     };
     object.spec.template.image.clone().or_else(written)
+}
+
+/// The last agent of a pool that is gone takes its template with it. Nothing depends on it.
+async fn forget_revision(object: &AgentInstance, ctx: &Ctx) {
+    let namespace = object.namespace().unwrap_or_default();
+    let revision = &object.spec.template.revision;
+    let names_it = |i: &Arc<AgentInstance>| {
+        i.metadata.namespace == object.metadata.namespace
+            && i.metadata.uid != object.metadata.uid
+            && &i.spec.template.revision == revision
+    };
+    if ctx.instances.state().iter().any(names_it) {
+        return;
+    }
+    if let Err(error) = ctx.fleet.forget_template(&namespace, revision).await {
+        tracing::debug!(%revision, error = %chain(&error), "the revision stays");
+    }
 }

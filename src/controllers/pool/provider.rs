@@ -68,8 +68,10 @@ pub(super) fn listing(pool: &AgentPool, scope: Option<&Scope>, ctx: &Ctx) -> Lis
         return Listing::default();
     };
     let strays = ctx.sweeps.strays(scope, &sweep::naming_of(pool));
+    let interval = ctx.fleet.listing_interval(scope);
     let mut listing = Listing {
         strays,
+        stretched: Some(interval).filter(|i| *i > tick(pool)),
         ..Listing::default()
     };
     let Some(snapshot) = ctx.fleet.latest(scope) else {

@@ -38,6 +38,7 @@ pub fn status(view: &View<'_>, decision: &Decision, creating: Vec<String>) -> Ag
         dead: counts.get(Phase::Dead),
         terminating: counts.get(Phase::Terminating),
         occupancy: counts.occupancy(),
+        drifted: decision.rollout.drifted,
         selector: Some(format!(
             "{LABEL_POOL}={}",
             names::label_value(view.pool.metadata.name.as_deref().unwrap_or_default())
@@ -210,6 +211,15 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
             String::new(),
         );
     }
+    if let Some(reason) = decision.rollout.reason {
+        let truth = if decision.rollout.drifted == 0 {
+            Truth::True
+        } else {
+            Truth::False
+        };
+        let message = decision.rollout.message.clone();
+        set(ConditionType::RolledOut, truth, reason, message);
+    }
     match view.listing.strays.summary() {
         Some((reason, message)) => set(ConditionType::StrayResources, Truth::True, reason, message),
         None => list.retain(|c| c.type_ != ConditionType::StrayResources.as_str()),
@@ -229,7 +239,7 @@ fn reachability(view: &View<'_>) -> (Truth, Reason, String) {
                  a direct read of its own says so"
             ),
         ),
-        ProviderHealth::Reachable(_) => (Truth::True, Reason::Reachable, String::new()),
+        ProviderHealth::Reachable(_) => (Truth::True, Reason::Reachable, stretched(view)),
         ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => {
             let lasting = matches!(
                 t.reason,
@@ -248,6 +258,18 @@ fn reachability(view: &View<'_>) -> (Truth, Reason, String) {
             (truth, t.reason, t.message.clone())
         }
     }
+}
+
+/// That listings are rarer than ticks, in words; empty: they are not.
+fn stretched(view: &View<'_>) -> String {
+    let Some(interval) = view.listing.stretched else {
+        return String::new();
+    };
+    format!(
+        "listed every {:.0} s instead of every {} s: oftener would take more than a fifth of the credential's requests",
+        interval.as_secs_f64().ceil(),
+        view.tick.as_secs()
+    )
 }
 
 #[cfg(test)]

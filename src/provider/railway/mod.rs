@@ -24,6 +24,7 @@ pub mod classify;
 pub mod client;
 pub mod map;
 pub mod operation;
+mod quota;
 mod removal;
 mod report;
 mod scope;
@@ -236,6 +237,10 @@ impl AgentProvider for RailwayProvider {
             DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
             _ => Err(unknown_step(step)),
         }
+    }
+
+    fn listing_interval(&self) -> Duration {
+        self.session.listing_interval()
     }
 
     async fn list(&self) -> Result<Listing, ProviderError> {

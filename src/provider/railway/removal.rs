@@ -31,7 +31,7 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
     let failed = |f: Failure| f.into_error(Access::Read, doing());
     let mut all = Vec::new();
     let mut cursor: Option<String> = None;
-    for _ in 0..PAGES {
+    for pages in 1..=PAGES {
         let page = operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref())
             .await
             .map_err(failed)?;
@@ -42,7 +42,11 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
                 .filter(|s| s.deleted_at.is_none()),
         );
         match (page.page_info.has_next_page, page.page_info.end_cursor) {
-            (false, _) => return Ok(all),
+            (false, _) => {
+                let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+                reach.session.listed(&reach.scope.environment, pages);
+                return Ok(all);
+            }
             (true, next @ Some(_)) if next != cursor => cursor = next,
             (true, _) => break,
         }
