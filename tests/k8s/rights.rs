@@ -75,10 +75,15 @@ fn used(events: &[Value], user: &str, granted: &BTreeSet<Right>) -> BTreeSet<Rig
     all
 }
 
-/// Rights that this life does not need: the tests of what does (tests/k8s/sweep.rs; Sprites pools) fail without them.
+/// Rights that this life does not need: the tests of what does (tests/k8s/sweep.rs, rollout.rs; Sprites pools) fail
+/// without them.
 fn elsewhere(role: &str, right: &Right) -> bool {
-    let controller = role == "controller";
-    controller && (right.1 == "configmaps" || (right.1 == "agentinstances" && right.2 == "get"))
+    let not_here = [
+        ("agentinstances", "get"),
+        ("controllerrevisions", "delete"),
+        ("configmaps", "get"),
+    ];
+    role == "controller" && not_here.contains(&(&right.1, &right.2))
 }
 
 /// The cluster's id, which support/account.rs grants besides.
