@@ -134,7 +134,7 @@ pub async fn claim(order: ClaimOrder) -> Result<()> {
         }
     };
     let claimed = read(answer, "POST /api/pool/claim")?;
-    println!("{claimed}");
+    println!("{}", without_token(claimed.clone()));
     if order.destroy {
         let id = claimed["instanceId"].as_str().unwrap_or_default();
         let path = format!("/api/pool/instances/{id}");
@@ -143,6 +143,14 @@ pub async fn claim(order: ClaimOrder) -> Result<()> {
         println!("{}", read(gone, &format!("DELETE {path}"))?);
     }
     Ok(())
+}
+
+/// What is printed ends in a pod's log.
+fn without_token(mut answer: Value) -> Value {
+    if let Some(fields) = answer.as_object_mut() {
+        fields.remove("gatewayToken");
+    }
+    answer
 }
 
 fn request(method: &str, order: &ClaimOrder, path: &str, body: &Value) -> Result<Request<Bytes>> {
@@ -191,6 +199,13 @@ fn words(fault: Fault) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_token_is_printed() {
+        let answer = json!({"instanceId": "a", "inviteUrl": "u", "gatewayToken": "secret"});
+        let shown = without_token(answer);
+        assert_eq!(shown, json!({"instanceId": "a", "inviteUrl": "u"}));
+    }
 
     #[test]
     fn a_file_holds_pools_and_nothing_else() {
