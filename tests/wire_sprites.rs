@@ -23,8 +23,6 @@ mod script;
 
 #[path = "wire_sprites/commands.rs"]
 mod commands;
-#[path = "wire_sprites/conformance.rs"]
-mod conformance;
 #[path = "wire_sprites/fleet.rs"]
 mod fleet;
 #[path = "wire_sprites/steps.rs"]

@@ -45,7 +45,6 @@ mod settings;
 mod settings_railway;
 mod settlement;
 mod spine;
-mod sprites;
 mod start;
 mod states;
 mod sweep;
