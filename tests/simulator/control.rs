@@ -65,8 +65,10 @@ async fn calls_name_fields_tokens_and_classes() {
 async fn peers_to_come_answer_404() {
     let sim = Simulator::start(1).await;
     assert_eq!(sim.get("127.0.0.1", "/openrouter/api/v1/keys").await.0, 404);
-    let control = sim.control("GET", "agentmail/state", Value::Null).await;
-    assert_eq!(control.0, 404);
+    assert_eq!(
+        sim.control("GET", "openrouter/state", Value::Null).await.0,
+        404
+    );
 }
 
 #[test]
