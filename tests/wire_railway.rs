@@ -26,6 +26,9 @@ use wiremock::ResponseTemplate;
 #[path = "wire_railway/script.rs"]
 mod script;
 
+#[path = "wire_railway/introspection.rs"]
+mod introspection;
+
 use script::*;
 
 #[test]
@@ -42,6 +45,30 @@ fn every_document_fits_the_schema() {
         let operation = parsed.operations.get(Some(document.name)).unwrap();
         let writes = document.access == agentpool::provider::railway::classify::Access::Write;
         assert_eq!(operation.is_mutation(), writes, "{}", document.name);
+    }
+    let wrong = "query X { project(id: \"p\") { nmae } }";
+    assert!(apollo_compiler::ExecutableDocument::parse_and_validate(&schema, wrong, "x").is_err());
+}
+
+/// The whole schema, as an introspection of the API gives it, where somebody has put it beside the project.
+#[test]
+fn every_document_fits_an_introspection_where_there_is_one() {
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/railway-schema.json");
+    let path = std::env::var("RAILWAY_SCHEMA_JSON").unwrap_or_else(|_| beside.to_owned());
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        eprintln!("skipped: there is no {path}; the schema in tests/data is checked in any case");
+        return;
+    };
+    let sdl = introspection::sdl(&serde_json::from_str(&text).unwrap());
+    let schema = apollo_compiler::Schema::parse_and_validate(sdl, "introspection.graphql");
+    let schema = schema.unwrap_or_else(|e| panic!("{path}: {e}"));
+    for document in operation::ALL {
+        apollo_compiler::ExecutableDocument::parse_and_validate(
+            &schema,
+            document.text,
+            document.name,
+        )
+        .unwrap_or_else(|e| panic!("{}: {e}", document.name));
     }
     let wrong = "query X { project(id: \"p\") { nmae } }";
     assert!(apollo_compiler::ExecutableDocument::parse_and_validate(&schema, wrong, "x").is_err());

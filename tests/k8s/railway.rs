@@ -4,6 +4,7 @@ mod apart;
 mod faults;
 mod images;
 mod settings;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -17,9 +17,9 @@ use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
 use crate::domain::backoff::{self, Call};
 use crate::domain::instance::phase::{self, Phase};
-use crate::domain::instance::status::facts_of;
+use crate::domain::instance::status::{self, facts_of};
 use crate::domain::instance::view::Evidence;
-use crate::domain::plan::{Class, Seen, Step, Trouble};
+use crate::domain::plan::{Class, Seen, Step, Trouble, UNSETTLED, UNSETTLED_FOR};
 use crate::domain::resource::{Presence, Resource};
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
@@ -276,8 +276,18 @@ async fn ask(
     object: &AgentInstance,
     around: &Surroundings,
     question: Question,
+    ctx: &Ctx,
 ) -> Result<Presence, Trouble> {
-    let (provider, facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    let (provider, mut facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    if let (Question::Remove, Some(step)) = (question, status::unsettled(object.status.as_ref())) {
+        let now = ctx.clock.monotonic();
+        let begun = ctx
+            .memories
+            .with(object, |m| *m.removing.get_or_insert(now));
+        let seconds = now.saturating_sub(begun).as_secs();
+        facts.insert(UNSETTLED.to_owned(), step.to_owned());
+        facts.insert(UNSETTLED_FOR.to_owned(), seconds.to_string());
+    }
     let answer = match question {
         Question::IsThere => provider.observe(&around.key, &facts).await,
         Question::Remove => provider.destroy(&around.key, &facts).await,
@@ -294,7 +304,7 @@ pub(super) async fn observe(
     if !admitted(around, Call::Read, evidence, ctx).await {
         return Ok(Next::Again);
     }
-    match ask(object, around, Question::IsThere).await {
+    match ask(object, around, Question::IsThere, ctx).await {
         Ok(presence) => {
             ctx.memories.answered(object);
             if matches!(presence, Presence::Present(_)) {
@@ -316,7 +326,7 @@ pub(super) async fn destroy(
     if !admitted(around, Call::Remove, evidence, ctx).await {
         return Ok(Next::Again);
     }
-    let result = ask(object, around, Question::Remove).await;
+    let result = ask(object, around, Question::Remove, ctx).await;
     let now = ctx.clock.monotonic();
     match result {
         Ok(presence) => {

@@ -346,6 +346,12 @@ pub fn facts_of(status: Option<&AgentInstanceStatus>) -> Facts {
     facts
 }
 
+/// The step that may have been sent and whose outcome is not recorded.
+pub fn unsettled(status: Option<&AgentInstanceStatus>) -> Option<&str> {
+    let step = status?.operation.as_ref()?.steps.last()?;
+    (step.state == "Intended").then_some(step.name.as_str())
+}
+
 fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
     let provider: &mut ProviderStatus = new.provider.get_or_insert_default();
     for (key, value) in facts {

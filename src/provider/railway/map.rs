@@ -10,6 +10,8 @@ pub const SERVICE_ID: &str = "serviceId";
 pub const URL: &str = "url";
 /// The id of the domain in it.
 pub const DOMAIN_ID: &str = "domainId";
+/// The id of the volume; absent in what does not tell of volumes.
+pub const VOLUME_ID: &str = "volumeId";
 /// The latest deployment's id.
 pub const DEPLOYMENT_ID: &str = "deploymentId";
 /// The image that is deployed.
@@ -27,6 +29,9 @@ pub fn resource(service: &ServiceInstance) -> Resource {
     }
     if let Some(image) = service.source.as_ref().and_then(|s| s.image.clone()) {
         facts.insert(IMAGE.to_owned(), image);
+    }
+    if let Some(volume) = service.volumes.first() {
+        facts.insert(VOLUME_ID.to_owned(), volume.volume_id.clone());
     }
     let latest = service.latest_deployment.as_ref();
     if let Some(deployment) = latest {
@@ -104,6 +109,9 @@ pub fn progress(step: &str, known: &Facts, resource: &Resource) -> Seen {
             Seen::Done(pick(&resource.facts, &[URL, DOMAIN_ID]))
         }
         super::DOMAIN => Seen::Absent,
+        super::VOLUME if resource.facts.contains_key(VOLUME_ID) => {
+            Seen::Done(pick(&resource.facts, &[VOLUME_ID]))
+        }
         super::DEPLOY => deploy_progress(known, resource),
         _ => Seen::Unknown,
     }

@@ -29,6 +29,7 @@ mod report;
 mod scope;
 mod settings;
 mod steps;
+mod volumes;
 pub mod wire;
 
 pub use client::{Budget, SetupError, Timeouts, Transport};
@@ -45,6 +46,8 @@ pub const AGENT_PORT: u16 = 8080;
 
 /// The step that makes the service, with all its variables.
 pub const SERVICE: &str = "service";
+/// The step that makes its volume, where the pool wants one.
+pub const VOLUME: &str = "volume";
 /// The step that makes its domain.
 pub const DOMAIN: &str = "domain";
 /// The step that sets the rest and deploys; done when the deployment is up.
@@ -105,6 +108,11 @@ pub fn supports(template: &Template) -> Result<(), String> {
         );
     }
     Ok(())
+}
+
+fn wants_volume(template: &Template) -> bool {
+    let railway = template.provider.railway.as_ref();
+    railway.is_some_and(|r| r.volume.is_some())
 }
 
 impl RailwayProvider {
@@ -168,7 +176,7 @@ impl AgentProvider for RailwayProvider {
         }
     }
 
-    fn plan(&self, operation: Operation, _template: &Template) -> Vec<StepSpec> {
+    fn plan(&self, operation: Operation, template: &Template) -> Vec<StepSpec> {
         let once = |step, deadline, attempts| StepSpec {
             step,
             repeat: Repeat::LookFirst,
@@ -182,13 +190,20 @@ impl AgentProvider for RailwayProvider {
             attempts: 1,
         };
         match operation {
-            Operation::Create => vec![
-                once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
-                once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
-                once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
-                safe(Step::Ready, STEP_DEADLINE),
-                safe(Step::Clean, STEP_DEADLINE),
-            ],
+            Operation::Create => {
+                let volume =
+                    wants_volume(template).then(|| once(Step::Provider(VOLUME), STEP_DEADLINE, 5));
+                [once(Step::Provider(SERVICE), STEP_DEADLINE, 3)]
+                    .into_iter()
+                    .chain(volume)
+                    .chain([
+                        once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
+                        once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
+                        safe(Step::Ready, STEP_DEADLINE),
+                        safe(Step::Clean, STEP_DEADLINE),
+                    ])
+                    .collect()
+            }
             Operation::Recycle | Operation::Destroy => vec![],
         }
     }
@@ -232,6 +247,7 @@ impl AgentProvider for RailwayProvider {
         let reach = self.reach().await?;
         match step {
             SERVICE => steps::make_service(&reach, key, inputs).await,
+            VOLUME => volumes::make(&reach, key, known, template).await,
             DOMAIN => steps::make_domain(&reach, key, known).await,
             DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
             _ => Err(unknown_step(step)),

@@ -13,8 +13,8 @@ use crate::provider::{Facts, Inputs, Key, Outcome, ProviderError, Seen};
 use super::classify::{Access, Failure, Kind};
 use super::removal::{Mark, by_id, by_key, is_gone, mark};
 use super::{
-    AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation,
-    settings, unknown_step,
+    AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, VOLUME, map, no_service_id,
+    operation, settings, unknown_step, volumes,
 };
 
 const POLL: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub(super) async fn look(
     known: &Facts,
     step: &'static str,
 ) -> Result<Seen, ProviderError> {
-    if !matches!(step, SERVICE | DOMAIN | DEPLOY) {
+    if !matches!(step, SERVICE | VOLUME | DOMAIN | DEPLOY) {
         return Err(unknown_step(step));
     }
     let id = match known.get(map::SERVICE_ID) {
@@ -39,6 +39,9 @@ pub(super) async fn look(
             seen => return Ok(seen),
         },
     };
+    if step == VOLUME {
+        return volumes::look(reach, key, &id).await;
+    }
     let read = by_id(reach, &id).await;
     let read =
         read.map_err(|f| f.into_error(Access::Read, format!("look at service {}", key.name)))?;
@@ -179,7 +182,7 @@ pub(super) async fn deploy(
 
 /// A step of a service that we made was refused. Right after the creation Railway may not know it yet everywhere: the
 /// step did not run, and later it may.
-async fn refused(
+pub(super) async fn refused(
     reach: &Reach<'_>,
     failure: Failure,
     doing: String,

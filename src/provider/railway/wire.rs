@@ -129,6 +129,52 @@ pub struct FleetData {
 pub struct Fleet {
     /// A page of them.
     pub service_instances: Connection<ServiceInstance>,
+    /// A page of its volumes, where it was asked for.
+    #[serde(default)]
+    pub volume_instances: Option<Connection<VolumeInstance>>,
+}
+
+/// `RwVolumes`.
+#[derive(Debug, Deserialize)]
+pub struct VolumesData {
+    /// The environment.
+    pub environment: Volumes,
+}
+
+/// An environment's volumes.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volumes {
+    /// A page of them.
+    pub volume_instances: Connection<VolumeInstance>,
+}
+
+/// A volume in one environment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeInstance {
+    /// The volume's id: what it is removed by.
+    pub volume_id: String,
+    /// The service it hangs on; null once that is gone.
+    #[serde(default)]
+    pub service_id: Option<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Option<String>,
+    /// Set from its deletion on; it may be listed for a while.
+    #[serde(default)]
+    pub deleted_at: Option<String>,
+    /// Deleted, and restorable for 48 hours.
+    #[serde(default)]
+    pub is_pending_deletion: bool,
+}
+
+/// `RwVolumeCreate`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeCreateData {
+    /// The new volume.
+    pub volume_create: Created,
 }
 
 /// `RwServiceInstance`.
@@ -168,6 +214,9 @@ pub struct ServiceInstance {
     /// The newest deployment; null before the first and after the last was removed.
     #[serde(default)]
     pub latest_deployment: Option<Deployment>,
+    /// Its volumes, oldest first; not in the answer itself.
+    #[serde(skip)]
+    pub volumes: Vec<VolumeInstance>,
 }
 
 /// A service's source.

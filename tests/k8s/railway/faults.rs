@@ -13,9 +13,10 @@ use crate::support::world::{POOL, World};
 
 /// Every mutation that the product can send: its document's name and the root field that it ends with.
 fn mutations() -> BTreeMap<&'static str, String> {
+    // With limits the other document that configures and deploys is sent.
     let writes = operation::ALL
         .iter()
-        .filter(|d| d.text.contains("mutation "));
+        .filter(|d| d.text.contains("mutation ") && d.name != "RwConfigureAndDeploy");
     let last_field = |text: &str| {
         let mut calls = text.lines().filter(|line| line.starts_with("  "));
         let last = calls.next_back().unwrap().trim_start();
@@ -33,7 +34,11 @@ async fn lost(kind: &str, fault: Value) {
         world.sim.fault("railway", rule).await;
     }
     world
-        .create_pool(POOL, json!({"minIdle": 1, "tickIntervalSeconds": 1}))
+        .create_pool(
+            POOL,
+            json!({"minIdle": 1, "tickIntervalSeconds": 1, "provider": {"railway": {
+                "volume": {}, "limits": {"cpuMillis": 1000}}}}),
+        )
         .await;
     until("one idle", Duration::from_secs(90), || async {
         (world.in_phase(Phase::Idle).await.len() == 1).then_some(())
@@ -65,7 +70,7 @@ async fn lost(kind: &str, fault: Value) {
             .collect();
         let met = sent.iter().filter(|c| c["class"] == class).count();
         assert_eq!(met, 1, "{document} {field}: {sent:#?}");
-        let again = ["RwServiceRename", "RwServiceDelete"].contains(document);
+        let again = ["RwServiceRename", "RwServiceDelete", "RwVolumeDelete"].contains(document);
         assert!(sent.len() == 1 || again, "{document} was sent again");
     }
     assert!(world.operator().runs());
