@@ -3,6 +3,7 @@
 mod apart;
 mod faults;
 mod images;
+mod repository;
 mod settings;
 mod volumes;
 

@@ -36,7 +36,10 @@ fn fields(kind: &Value) -> String {
         };
         format!("{}{arguments}: {}", name(field), of(&field["type"]))
     };
-    list(&kind["fields"]).map(one).collect::<Vec<_>>().join("\n")
+    list(&kind["fields"])
+        .map(one)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn names(values: &Value, between: &str) -> String {

@@ -16,6 +16,8 @@ pub const VOLUME_ID: &str = "volumeId";
 pub const DEPLOYMENT_ID: &str = "deploymentId";
 /// The image that is deployed.
 pub const IMAGE: &str = "image";
+/// The commit that was built, in a direct read.
+pub const COMMIT: &str = "sourceCommit";
 /// There, if the latest deployment was made before our settings were in place: not the one that our `deploy` step
 /// made. A service made with an image was seen to deploy by itself in 2025, before it had its start command.
 pub const DEPLOYMENT_PREDATES: &str = "deploymentPredatesSettings";
@@ -36,6 +38,10 @@ pub fn resource(service: &ServiceInstance) -> Resource {
     let latest = service.latest_deployment.as_ref();
     if let Some(deployment) = latest {
         facts.insert(DEPLOYMENT_ID.to_owned(), deployment.id.clone());
+        let commit = deployment.meta.as_ref().map(|m| &m["commitHash"]);
+        if let Some(commit) = commit.and_then(serde_json::Value::as_str) {
+            facts.insert(COMMIT.to_owned(), commit.to_owned());
+        }
         if predates_settings(service, deployment) {
             facts.insert(DEPLOYMENT_PREDATES.to_owned(), "true".to_owned());
         }
@@ -80,6 +86,11 @@ pub fn liveness(deployment: &Deployment) -> Liveness {
 fn predates_settings(service: &ServiceInstance, deployment: &Deployment) -> bool {
     let made = time(deployment.created_at.as_deref());
     let set = time(service.updated_at.as_deref());
+    // Before its repository was connected it had no source, and so no deployment: the connection moves `updatedAt` too.
+    let connected = service.source.as_ref().is_some_and(|s| s.repo.is_some());
+    if connected {
+        return service.num_replicas.is_none();
+    }
     service.num_replicas.is_none() || matches!((made, set), (Some(made), Some(set)) if made < set)
 }
 
@@ -197,6 +208,7 @@ mod tests {
             status: status.to_owned(),
             created_at: Some("2026-10-05T19:58:18.458Z".to_owned()),
             deployment_stopped: stopped,
+            meta: None,
             instances: containers
                 .iter()
                 .map(|s| Container {

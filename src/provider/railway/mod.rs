@@ -53,6 +53,9 @@ pub const DOMAIN: &str = "domain";
 /// The step that sets the rest and deploys; done when the deployment is up.
 pub const DEPLOY: &str = "deploy";
 
+/// The step that ends the deployments by push; done when Railway says so.
+pub const AUTO_DEPLOY: &str = "autoDeployOff";
+
 /// A listing was seen to lag up to this behind a create.
 const LIST_LAG: Duration = Duration::from_secs(30);
 const STEP_DEADLINE: Duration = Duration::from_secs(300);
@@ -99,12 +102,6 @@ pub fn supports(template: &Template) -> Result<(), String> {
     if railway.per_instance.is_some() {
         return Err(
             "railway.perInstance is not available in this version: use railway.project".to_owned(),
-        );
-    }
-    if railway.source.repository.is_some() {
-        return Err(
-            "railway.source.repository is not available in this version: use railway.source.image"
-                .to_owned(),
         );
     }
     Ok(())
@@ -199,6 +196,12 @@ impl AgentProvider for RailwayProvider {
                     .chain([
                         once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
                         once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
+                    ])
+                    .chain(
+                        steps::repository(template)
+                            .map(|_| safe(Step::Provider(AUTO_DEPLOY), STEP_DEADLINE)),
+                    )
+                    .chain([
                         safe(Step::Ready, STEP_DEADLINE),
                         safe(Step::Clean, STEP_DEADLINE),
                     ])
@@ -250,6 +253,7 @@ impl AgentProvider for RailwayProvider {
             VOLUME => volumes::make(&reach, key, known, template).await,
             DOMAIN => steps::make_domain(&reach, key, known).await,
             DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
+            AUTO_DEPLOY => steps::end_auto_deploy(&reach, key, known).await,
             _ => Err(unknown_step(step)),
         }
     }

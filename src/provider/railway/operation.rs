@@ -46,6 +46,9 @@ documents! {
     DOMAIN_CREATE Write "RwDomainCreate" "domain_create.graphql";
     CONFIGURE_AND_DEPLOY Write "RwConfigureAndDeploy" "configure_and_deploy.graphql";
     CONFIGURE_LIMIT_AND_DEPLOY Write "RwConfigureLimitAndDeploy" "configure_limit_and_deploy.graphql";
+    CONFIGURE_AND_CONNECT Write "RwConfigureAndConnect" "configure_and_connect.graphql";
+    LIMITS Write "RwLimits" "limits.graphql";
+    AUTO_DEPLOY Write "RwAutoDeploy" "auto_deploy.graphql";
     SERVICE_RENAME Write "RwServiceRename" "service_rename.graphql";
     SERVICE_DELETE Write "RwServiceDelete" "service_delete.graphql";
     DEPLOYMENT_EVENTS Read "RwDeploymentEvents" "deployment_events.graphql";
@@ -195,6 +198,36 @@ pub async fn configure_and_deploy(
         .send::<DeployData>(document, variables)
         .await?
         .service_instance_deploy_v2)
+}
+
+/// Sets the settings and connects a repository, which starts the one deployment; its id is not told.
+pub async fn configure_and_connect(
+    session: &Session,
+    environment: &str,
+    service: &str,
+    (input, repository): (Value, Value),
+) -> Result<(), Failure> {
+    let variables = json!({ "serviceId": service, "environmentId": environment, "input": input, "repository": repository });
+    session
+        .send::<Accepted>(&CONFIGURE_AND_CONNECT, variables)
+        .await
+        .map(drop)
+}
+
+/// Sets a service's limits; they count from its next deployment on.
+pub async fn limits(session: &Session, input: Value) -> Result<(), Failure> {
+    session
+        .send::<Accepted>(&LIMITS, json!({ "input": input }))
+        .await
+        .map(drop)
+}
+
+/// Says that pushes to the repository deploy nothing.
+pub async fn no_auto_deploy(session: &Session, input: Value) -> Result<(), Failure> {
+    session
+        .send::<Accepted>(&AUTO_DEPLOY, json!({ "input": input }))
+        .await
+        .map(drop)
 }
 
 /// Renames a service. Frees the old name.

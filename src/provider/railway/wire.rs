@@ -225,6 +225,8 @@ pub struct ServiceInstance {
 pub struct Source {
     /// The image, by tag or digest.
     pub image: Option<String>,
+    /// The repository, `owner/name`.
+    pub repo: Option<String>,
 }
 
 /// A service's addresses.
@@ -268,6 +270,9 @@ pub struct Deployment {
     /// Its containers.
     #[serde(default)]
     pub instances: Vec<Container>,
+    /// What it was made of, in a direct read; its form is Railway's own.
+    #[serde(default)]
+    pub meta: Option<serde_json::Value>,
 }
 
 /// A container of a deployment.

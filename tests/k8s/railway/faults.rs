@@ -12,11 +12,10 @@ use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, World};
 
 /// Every mutation that the product can send: its document's name and the root field that it ends with.
-fn mutations() -> BTreeMap<&'static str, String> {
-    // With limits the other document that configures and deploys is sent.
+fn mutations(not: &[&str]) -> BTreeMap<&'static str, String> {
     let writes = operation::ALL
         .iter()
-        .filter(|d| d.text.contains("mutation ") && d.name != "RwConfigureAndDeploy");
+        .filter(|d| d.text.contains("mutation ") && !not.contains(&d.name));
     let last_field = |text: &str| {
         let mut calls = text.lines().filter(|line| line.starts_with("  "));
         let last = calls.next_back().unwrap().trim_start();
@@ -27,8 +26,21 @@ fn mutations() -> BTreeMap<&'static str, String> {
 
 /// The first of every mutation takes effect, and its answer never comes.
 async fn lost(kind: &str, fault: Value) {
+    // With limits the other document that configures and deploys is sent.
+    let not = [
+        "RwConfigureAndDeploy",
+        "RwConfigureAndConnect",
+        "RwLimits",
+        "RwAutoDeploy",
+    ];
+    lost_of(kind, fault, (json!({}), &not)).await;
+}
+
+async fn lost_of(kind: &str, fault: Value, (railway, not): (Value, &[&str])) {
     let mut world = World::start("lost").await;
-    let mutations = mutations();
+    let mutations = mutations(not);
+    let mut settings = json!({"volume": {}, "limits": {"cpuMillis": 1000}});
+    crate::support::world::merge(&mut settings, &railway);
     for field in mutations.values() {
         let rule = json!({"match": {"field": field}, "count": 1, "fault": fault});
         world.sim.fault("railway", rule).await;
@@ -36,8 +48,7 @@ async fn lost(kind: &str, fault: Value) {
     world
         .create_pool(
             POOL,
-            json!({"minIdle": 1, "tickIntervalSeconds": 1, "provider": {"railway": {
-                "volume": {}, "limits": {"cpuMillis": 1000}}}}),
+            json!({"minIdle": 1, "tickIntervalSeconds": 1, "provider": {"railway": settings}}),
         )
         .await;
     until("one idle", Duration::from_secs(90), || async {
@@ -70,7 +81,8 @@ async fn lost(kind: &str, fault: Value) {
             .collect();
         let met = sent.iter().filter(|c| c["class"] == class).count();
         assert_eq!(met, 1, "{document} {field}: {sent:#?}");
-        let again = ["RwServiceRename", "RwServiceDelete", "RwVolumeDelete"].contains(document);
+        let safe = ["RwServiceRename", "RwServiceDelete", "RwVolumeDelete"];
+        let again = safe.contains(document) || ["RwLimits", "RwAutoDeploy"].contains(document);
         assert!(sent.len() == 1 || again, "{document} was sent again");
     }
     assert!(world.operator().runs());
@@ -86,6 +98,14 @@ async fn mutations_that_are_never_answered_happen_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_whose_connection_is_cut_happen_once() {
     lost("reset", json!({"kind": "reset", "applied": true})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutations_of_a_repository_whose_connection_is_cut_happen_once() {
+    let source = json!({"source": {"image": null, "repository": {"repo": "acme/agent"}}, "startCommand": null});
+    let not = ["RwConfigureAndDeploy", "RwConfigureLimitAndDeploy"];
+    let fault = json!({"kind": "reset", "applied": true});
+    lost_of("reset", fault, (source, &not)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,8 @@ async fn an_agent_in_stock_that_lost_its_volume_is_replaced_and_one_in_use_is_no
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_whose_creation_is_uncertain_is_not_left_behind() {
     let world = World::start("volume-uncertain").await;
-    let reset = json!({"match": {"field": "volumeCreate"}, "fault": {"kind": "reset", "applied": true}});
+    let reset =
+        json!({"match": {"field": "volumeCreate"}, "fault": {"kind": "reset", "applied": true}});
     world.sim.fault("railway", reset).await;
     // Every look is answered 502.
     let blind = json!({"match": {"field": "environment"}, "fault": {"kind": "http_5xx", "applied": false, "status": 502, "html": true}});
