@@ -8,7 +8,7 @@ CLUSTER_SH := deploy/local/cluster
 # clippy and cargo test give way to what the environment says.
 CARGO ?= cargo
 
-.PHONY: help demo demo-down build test sim soak lint fmt gen bench bench-decide bench-claim bench-life bench-restart acceptance ci cluster cluster-down
+.PHONY: help demo demo-down build test sim soak soak-sim soak-race lint fmt gen bench bench-decide bench-claim bench-life bench-restart acceptance ci cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,17 @@ test: ## Every test, those on a real API server included
 sim: ## The whole simulation, optimized: every crash point, every answer, 1,000 pool-hours
 	AGENTPOOL_SIM_STRIDE=1 AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-56} $(CARGO) test --profile sim --test sim -- --nocapture $(ARGS)
 
-soak: ## Long runs by seed: AGENTPOOL_SIM_SEEDS of them (10000) from AGENTPOOL_SIM_FIRST (1)
+soak: soak-sim soak-race ## Long runs by seed, of the simulation and of real processes; hours
+
+soak-sim: ## Hours of pools in virtual time: AGENTPOOL_SIM_SEEDS of them (10000) from AGENTPOOL_SIM_FIRST (1)
 	AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-10000} $(CARGO) test --profile sim --test sim long_runs -- --nocapture
+
+soak-race: ## 5 rounds of 1,000 claims while real processes are killed and paused: AGENTPOOL_RACE_ROUNDS, _CLAIMS, _SEED
+	$(CLUSTER_SH) build
+	$(CARGO) test --no-run --test k8s
+	$(CLUSTER_SH) run -- bash -c 'export AGENTPOOL_TEST_KUBECONFIG=$$KUBECONFIG AGENTPOOL_RACE_PAUSE_SECONDS=$${AGENTPOOL_RACE_PAUSE_SECONDS:-20} \
+	  AGENTPOOL_RACE_ROUNDS=$${AGENTPOOL_RACE_ROUNDS:-5} AGENTPOOL_RACE_CLAIMS=$${AGENTPOOL_RACE_CLAIMS:-1000}; \
+	  $(CARGO) test --test k8s race::claims_while -- --nocapture'
 
 lint: ## Formatting and clippy; warnings are errors
 	$(CARGO) fmt --check

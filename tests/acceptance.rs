@@ -1,4 +1,5 @@
-//! The acceptance count (acceptance.sh): only what passed in the run counts, and mistakes in ids are errors.
+//! The run of all tests (run) and its acceptance count (acceptance.sh): only what passed in the run counts, mistakes in
+//! ids are errors, and what is run again is told.
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
 use std::fs;
@@ -142,6 +143,149 @@ fn only_ok_counts() {
             "{line}: {}",
             repo.row("A01")
         );
+    }
+}
+
+#[test]
+fn of_a_test_that_was_run_again_the_later_outcome_counts() {
+    for (later, shown) in [("ok", true), ("FAILED", false)] {
+        let repo = Repo::new();
+        repo.write("tests/k8s/pool.rs", TWO_IDS);
+        repo.results(&format!(
+            "test pool::fills ... FAILED\nrun again, alone: pool::fills\n     Running tests/k8s/main.rs (x)\n\
+             test pool::fills ... {later}\n"
+        ));
+        assert_eq!(!repo.row("A01").contains("not shown"), shown, "{later}");
+    }
+}
+
+/// What tests/run does in the control plane, with a cargo that prints `first`, and `again` when asked for one test.
+struct Run {
+    ok: bool,
+    output: String,
+    summary: String,
+    results: String,
+}
+
+fn run(first: &str, again: &str) -> Run {
+    let repo = Repo::new();
+    for file in ["run", "failed.awk"] {
+        let text = fs::read_to_string(format!("{}/tests/{file}", env!("CARGO_MANIFEST_DIR")));
+        repo.write(&format!("tests/{file}"), &text.unwrap());
+    }
+    repo.write("bin/first", first);
+    repo.write("bin/again", again);
+    let cargo = "here=${0%/*}\ncase \" $* \" in\n*' --doc '*) exit 0 ;;\n*' --exact '*) file=$here/again ;;\n\
+        *) file=$here/first ;;\nesac\ncat \"$file\"\n! grep -q FAILED \"$file\"\n";
+    repo.write("bin/cargo", &format!("#!/bin/sh\n{cargo}"));
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(repo.0.join("bin/cargo"), executable).unwrap();
+    let path = format!(
+        "{}:{}",
+        repo.0.join("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    let out = Command::new("bash")
+        .arg(repo.0.join("tests/run"))
+        .arg("--inside")
+        .env("PATH", path)
+        .env("KUBECONFIG", "none")
+        .env("results", repo.0.join("results"))
+        .output()
+        .unwrap();
+    let read = |file: &str| fs::read_to_string(repo.0.join(file)).unwrap_or_default();
+    Run {
+        ok: out.status.success(),
+        output: String::from_utf8_lossy(&out.stdout).into_owned() + &stderr(&out),
+        summary: read("results/summary.txt"),
+        results: read("results/results.part"),
+    }
+}
+
+/// The output of a test binary of which these fail.
+fn output_of(binary: &str, failed: &[&str]) -> String {
+    let line = |name: &&str| format!("test {name} ... FAILED\n");
+    let told = |name: &&str| {
+        format!(
+            "---- {name} stdout ----\nrace: seed 7\n\nthread '{name}' (12) panicked at tests/k8s/x.rs:1:2:\n\
+             waited for {name}\nnote: run with `RUST_BACKTRACE=1`\n--- the operator's last lines ---\n    a line\n\n"
+        )
+    };
+    let named = |name: &&str| format!("    {name}\n");
+    let all = |of: &dyn Fn(&&str) -> String| failed.iter().map(of).collect::<String>();
+    let result = if failed.is_empty() { "ok" } else { "FAILED" };
+    format!(
+        "     Running {binary} (target/debug/deps/x-1)\n\nrunning 9 tests\ntest fine ... ok\n{}\nfailures:\n\n{}\nfailures:\n\
+         {}\ntest result: {result}. 5 passed; {} failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s\n\n",
+        all(&line),
+        all(&told),
+        all(&named),
+        failed.len()
+    )
+}
+
+const K8S: &str = "tests/k8s/main.rs";
+
+#[test]
+fn a_test_of_k8s_that_passes_when_run_alone_is_told_as_flaky_and_does_not_fail_the_run() {
+    let run = run(&output_of(K8S, &["pool::fills"]), &output_of(K8S, &[]));
+    assert!(run.ok, "{}", run.output);
+    let told = "FLAKY pool::fills: passed when run alone; before, it failed:\n    thread 'pool::fills' (12) panicked at \
+                tests/k8s/x.rs:1:2:\n    waited for pool::fills\n";
+    assert_eq!(run.summary, told);
+    assert!(run.results.contains("\nrun again, alone: pool::fills\n"));
+}
+
+#[test]
+fn a_test_that_fails_again_fails_the_run() {
+    let both = output_of(K8S, &["pool::fills"]);
+    let run = run(&both, &both);
+    assert!(!run.ok);
+    assert!(run.summary.starts_with("FAILED pool::fills\n    thread"));
+    assert!(
+        run.summary
+            .contains("FAILED pool::fills: and again, alone:\n    thread")
+    );
+}
+
+#[test]
+fn four_that_failed_fail_the_run_and_three_do_not() {
+    let four = ["a::a", "a::b", "a::c", "a::d"];
+    let failed = run(&output_of(K8S, &four), &output_of(K8S, &[]));
+    assert!(
+        !failed.ok && !failed.results.contains("run again"),
+        "{}",
+        failed.results
+    );
+    assert_eq!(failed.summary.matches("FAILED ").count(), 4);
+    let flaky = run(&output_of(K8S, &four[..3]), &output_of(K8S, &[]));
+    assert!(flaky.ok, "{}", flaky.output);
+    assert_eq!(flaky.summary.matches("FLAKY ").count(), 3);
+}
+
+#[test]
+fn what_fails_elsewhere_is_never_run_again() {
+    for (first, told) in [
+        (
+            output_of("tests/http.rs", &["reads"]),
+            "FAILED reads\n    thread",
+        ),
+        (
+            output_of("unittests src/lib.rs", &["decide"]),
+            "FAILED decide\n    thread",
+        ),
+        (
+            "     Running tests/k8s/main.rs (x)\ntest a ... FAILED\n".to_owned(),
+            "FAILED tests/k8s/main.rs (it did not come to its end)\n",
+        ),
+        (
+            "error[E0308]: FAILED\n".to_owned(),
+            "FAILED cargo test itself: it ended with 1\n",
+        ),
+    ] {
+        let run = run(&first, &output_of(K8S, &[]));
+        assert!(!run.ok && !run.results.contains("run again"), "{first}");
+        assert!(run.summary.starts_with(told), "{}", run.summary);
     }
 }
 

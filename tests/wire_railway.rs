@@ -13,6 +13,7 @@ use std::time::Duration;
 use agentpool::api::agent_pool::TokenKind;
 use agentpool::api::condition::Reason;
 use agentpool::clock::Clock;
+use agentpool::provider::account::{self, Purpose};
 use agentpool::provider::guarded::{CallObserver, Guarded, Limits};
 use agentpool::provider::railway::{
     EnvironmentRef, RailwayProvider, Transport, operation, supports,
@@ -558,34 +559,51 @@ async fn names_resolve_without_regard_to_letter_case() {
 }
 
 #[tokio::test]
-async fn reads_leave_a_share_of_the_requests_to_writes() {
+async fn what_is_less_urgent_leaves_a_share_of_the_requests_to_what_is_more() {
+    let policy = r#""default";q=10;w=3600"#;
     let ok = ResponseTemplate::new(200).set_body_json(json!({"data": fleet(&[], None)}));
+    let created = json!({"data": {"serviceCreate": {"id": "S", "name": "n"}}});
+    let created = ResponseTemplate::new(200).set_body_json(created);
     let server = Script::default()
-        .on(
-            "RwFleet",
-            ok.insert_header("ratelimit-policy", r#""default";q=4;w=3600"#),
-        )
-        .data(
-            "RwServiceCreate",
-            json!({"serviceCreate": {"id": "S", "name": "n"}}),
-        )
+        .on("RwFleet", ok.insert_header("ratelimit-policy", policy))
+        .on("RwServiceCreate", created)
+        .data("RwVariables", mark(MARK))
         .start()
         .await;
     let provider = provider_at(&server.uri());
-    for _ in 0..3 {
-        provider.list().await.unwrap();
-    }
-    let error = provider.list().await.unwrap_err();
-    assert_eq!(error.class, Class::Throttled);
-    assert!(
-        error.retry_after.unwrap() > Duration::from_secs(3500),
-        "{error:?}"
+    provider.list().await.unwrap();
+    let list = |purpose| account::shared(purpose, provider.list());
+    // Sweeps may see 3 of 10 used up, claims all of them.
+    list(Purpose::Sweep).await.unwrap();
+    list(Purpose::Sweep).await.unwrap();
+    let refused = list(Purpose::Sweep).await.unwrap_err();
+    assert_eq!(
+        (refused.class, refused.reason),
+        (Class::Throttled, Reason::QuotaReserved)
     );
-    provider
-        .perform(&key(), &Facts::new(), "service", &template(), &inputs())
-        .await
-        .unwrap();
-    assert_eq!(names(&server).await.len(), 4);
+    let wait = refused.retry_after.unwrap();
+    assert!(wait > Duration::from_secs(3500), "{refused:?}");
+    let template = template();
+    let (key, inputs, none) = (key(), inputs(), Facts::new());
+    let make = |purpose| {
+        let call = provider.perform(&key, &none, "service", &template, &inputs);
+        account::shared(purpose, call)
+    };
+    for _ in 0..3 {
+        make(Purpose::Refill).await.unwrap();
+    }
+    assert_eq!(
+        make(Purpose::Refill).await.unwrap_err().reason,
+        Reason::QuotaReserved
+    );
+    assert_eq!(names(&server).await.len(), 6, "what is refused is not sent");
+    for _ in 0..4 {
+        list(Purpose::Claim).await.unwrap();
+    }
+    let used_up = list(Purpose::Claim).await.unwrap_err();
+    assert_eq!(used_up.reason, Reason::RateLimited);
+    assert_eq!(names(&server).await.len(), 10);
+    assert_eq!(provider.budget().unwrap().remaining, 0);
 }
 
 #[tokio::test]

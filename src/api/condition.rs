@@ -173,6 +173,8 @@ reasons! {
     CredentialsInvalid,
     /// The provider asks to wait.
     RateLimited,
+    /// What is left of the provider's request limit is kept for what is more urgent.
+    QuotaReserved,
     /// The provider does not answer.
     ProviderUnavailable,
     /// What did not work, works again.

@@ -22,6 +22,7 @@ use crate::controllers::{self, Ctx};
 use crate::domain::plan::Trouble;
 use crate::domain::template::Template;
 use crate::k8s::event::Events;
+use crate::provider::account::Purpose;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
 use crate::provider::{AgentProvider, Class};
@@ -219,6 +220,11 @@ impl CallObserver for Observer {
             outcome,
             Duration::from_secs_f64(seconds),
         );
+    }
+
+    fn requested(&self, provider: &'static str, purpose: Purpose, requests: u32) {
+        self.0
+            .provider_requests(provider, purpose.as_str(), requests);
     }
 }
 

@@ -21,6 +21,8 @@ use crate::k8s::error::{K8sError, within};
 const LIST_APART: Duration = Duration::from_millis(50);
 /// How many a direct list asks for.
 const LIST_LIMIT: u32 = 10;
+/// And each of its further pages, where none of those before was what is looked for.
+const PAGE_LIMIT: u32 = 250;
 
 /// Candidates, for this replica.
 pub struct Candidates {
@@ -46,10 +48,11 @@ struct Used {
     in_flight: usize,
 }
 
-#[derive(Clone)]
 struct Listed {
     begun: Monotonic,
     found: Vec<Arc<AgentInstance>>,
+    /// There were no more.
+    complete: bool,
 }
 
 impl Candidates {
@@ -162,33 +165,58 @@ impl Candidates {
             .clone();
         let mut last = cell.lock().await;
         if let Some(listed) = last.as_ref().filter(|l| l.begun >= arrived) {
-            return Ok(filtered(&listed.found, runtime));
+            let wanted = filtered(&listed.found, runtime);
+            if listed.complete || !wanted.is_empty() {
+                return Ok(wanted);
+            }
         }
         if let Some(listed) = last.as_ref() {
             let since = self.clock.monotonic().saturating_sub(listed.begun);
             self.clock.sleep(LIST_APART.saturating_sub(since)).await;
         }
         let begun = self.clock.monotonic();
-        let api: Api<AgentInstance> = Api::namespaced(self.client.clone(), &key.0);
-        let params = ListParams::default()
-            .labels(&format!("!{LABEL_PROTECTED}"))
-            .fields(&format!(
-                "spec.poolRef.name={},status.phase=Idle,spec.claim.id=",
-                key.1
-            ))
-            .limit(LIST_LIMIT);
-        let list = within(
-            CALL_LIMIT,
-            || format!("list idle instances of pool {}", key.1),
-            api.list(&params),
-        )
-        .await?;
-        let found: Vec<_> = list.items.into_iter().map(Arc::new).collect();
+        let (found, complete) = self.pages(&key, runtime).await?;
+        let wanted = filtered(&found, runtime);
         *last = Some(Listed {
             begun,
-            found: found.clone(),
+            found,
+            complete,
         });
-        Ok(filtered(&found, runtime))
+        Ok(wanted)
+    }
+
+    /// The pages of a direct list up to the first with something that is wanted, and whether there were no more. What
+    /// was put back has the word Idle until it is looked at again: whole pages of it, where many went back at once.
+    async fn pages(
+        &self,
+        (namespace, pool): &(String, String),
+        runtime: Option<&str>,
+    ) -> Result<(Vec<Arc<AgentInstance>>, bool), K8sError> {
+        let api: Api<AgentInstance> = Api::namespaced(self.client.clone(), namespace);
+        let doing = || format!("list idle instances of pool {pool}");
+        let mut params = ListParams::default()
+            .labels(&format!("!{LABEL_PROTECTED}"))
+            .fields(&format!(
+                "spec.poolRef.name={pool},status.phase=Idle,spec.claim.id="
+            ))
+            .limit(LIST_LIMIT);
+        let mut found = vec![];
+        loop {
+            let page = within(CALL_LIMIT, doing, api.list(&params)).await?;
+            let next = page.metadata.continue_.filter(|token| !token.is_empty());
+            let items = page.items.into_iter().map(Arc::new);
+            found.extend(items.filter(|i| phase::is_claimable(i)));
+            let Some(next) = next else {
+                return Ok((found, true));
+            };
+            if found
+                .iter()
+                .any(|i| is_wanted(i, runtime) && self.used(|u| u.is_free(i)))
+            {
+                return Ok((found, false));
+            }
+            params = params.limit(PAGE_LIMIT).continue_token(&next);
+        }
     }
 }
 
@@ -243,3 +271,7 @@ impl Drop for InFlight {
             .used(|u| u.in_flight = u.in_flight.saturating_sub(1));
     }
 }
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

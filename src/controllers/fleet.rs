@@ -1,16 +1,17 @@
 //! Providers by scope, with the one listing that everybody in a scope shares, and the frozen templates.
 //!
-//! A scope is a credential and a place (Railway: project and environment). Whoever needs a listing asks for one that
-//! is not older than it can use; of those who ask at the same time one goes to the provider and all get its answer.
-//! So requests grow with the number of projects, not of instances. The last good credential of a scope stays in
+//! A scope is a credential and a place (Railway: project and environment). Requests grow with the number of scopes, not
+//! of instances: see `listing`. The last good credential of a scope stays in
 //! memory while an instance needs it: a namespace's deletion removes the Secret first.
 
 mod holds;
+mod listing;
 mod templates;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use kube::Client;
 use secrecy::{ExposeSecret, SecretString};
@@ -18,14 +19,15 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::api::agent_instance::ProviderRef;
 use crate::api::agent_pool::{AgentPool, SecretKeyRef, TokenKind};
 use crate::api::condition::Reason;
-use crate::clock::{Clock, Monotonic};
-use crate::domain::backoff::{self, Call};
+use crate::clock::Clock;
 use crate::domain::plan::{Class, Facts, Trouble};
-use crate::domain::resource::Resource;
 use crate::domain::template::{self, Template};
 use crate::k8s::secret;
 use crate::provider::AgentProvider;
+use crate::provider::account::{self, Purpose};
 use holds::{Hold, SECRET_LOOK};
+pub use listing::Snapshot;
+use listing::{Cell, Known};
 
 /// Where and with which credential.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -65,29 +67,12 @@ pub trait Connect: Send + Sync {
     fn unsupported(&self, template: &Template) -> Option<String>;
 }
 
-/// A listing, by the ids in it.
-pub struct Snapshot {
-    /// When it was begun: what is newer it cannot tell.
-    pub begun: Monotonic,
-    /// By the provider's id.
-    pub by_id: HashMap<String, Resource>,
-}
-
-#[derive(Default)]
-struct Cell {
-    connection: Option<(SecretString, Arc<dyn AgentProvider>)>,
-    resolved: Option<Facts>,
-    snapshot: Option<Arc<Snapshot>>,
-    failures: u32,
-    trouble: Option<(Trouble, Monotonic)>,
-}
-
 /// Providers by scope.
 pub struct Fleet {
     client: Client,
     clock: Clock,
     connect: Arc<dyn Connect>,
-    cells: Mutex<HashMap<Scope, Arc<tokio::sync::Mutex<Cell>>>>,
+    cells: Mutex<HashMap<Scope, Arc<Cell>>>,
     holds: Mutex<HashMap<Scope, Hold>>,
     templates: Mutex<HashMap<(String, String), Arc<Template>>>,
 }
@@ -110,7 +95,7 @@ impl Fleet {
         self.connect.unsupported(template)
     }
 
-    fn cell(&self, scope: &Scope) -> Arc<tokio::sync::Mutex<Cell>> {
+    fn cell(&self, scope: &Scope) -> Arc<Cell> {
         self.cells
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -123,130 +108,75 @@ impl Fleet {
     async fn connection(
         &self,
         scope: &Scope,
-        cell: &mut Cell,
+        cell: &Cell,
         fresh: bool,
     ) -> Result<Arc<dyn AgentProvider>, Trouble> {
-        if let Some((_, provider)) = cell.connection.as_ref().filter(|_| !fresh) {
-            return Ok(provider.clone());
+        let known = || cell.known().provider().filter(|_| !fresh);
+        if let Some(provider) = known() {
+            return Ok(provider);
+        }
+        let _reading = cell.reading.lock().await;
+        // Whoever waited here finds what another has read.
+        if let Some(provider) = known() {
+            return Ok(provider);
         }
         match secret::value(&self.client, &scope.namespace, &scope.secret).await {
-            Ok(value) => {
-                if let Some((old, provider)) = &cell.connection
-                    && old.expose_secret() == value.expose_secret()
-                {
-                    return Ok(provider.clone());
-                }
-                let provider = self.connect.connect(scope, value.clone())?;
-                cell.connection = Some((value, provider.clone()));
-                self.holds().remove(scope);
-                cell.resolved = None;
-                cell.trouble = None;
-                cell.failures = 0;
-                Ok(provider)
-            }
+            Ok(value) => self.take(scope, cell, value),
             // The last good credential outlives its Secret.
-            Err(error) => match &cell.connection {
-                Some((_, provider)) => Ok(provider.clone()),
+            Err(error) => match cell.known().provider() {
+                Some(provider) => Ok(provider),
                 None => Err(missing_credential(error)),
             },
         }
     }
 
+    /// Takes a credential: what the last one met is forgotten.
+    fn take(
+        &self,
+        scope: &Scope,
+        cell: &Cell,
+        value: SecretString,
+    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        let mut known = cell.known();
+        if let Some((old, provider)) = &known.connection
+            && old.expose_secret() == value.expose_secret()
+        {
+            return Ok(provider.clone());
+        }
+        let provider = self.connect.connect(scope, value.clone())?;
+        *known = Known {
+            connection: Some((value, provider.clone())),
+            snapshot: known.snapshot.take(),
+            ..Known::default()
+        };
+        self.holds().remove(scope);
+        Ok(provider)
+    }
+
     /// The provider of a scope.
     pub async fn provider(&self, scope: &Scope) -> Result<Arc<dyn AgentProvider>, Trouble> {
-        let cell = self.cell(scope);
-        let mut cell = cell.lock().await;
-        self.connection(scope, &mut cell, false).await
+        self.connection(scope, &self.cell(scope), false).await
     }
 
     /// Checks credential and names of a scope, once per credential; what it resolved to.
     pub async fn resolve(&self, scope: &Scope) -> Result<Facts, Trouble> {
         let cell = self.cell(scope);
-        let mut cell = cell.lock().await;
-        let unresolved = cell.resolved.is_none();
-        self.connection(scope, &mut cell, unresolved).await?;
-        if let Some(facts) = &cell.resolved {
-            return Ok(facts.clone());
+        let known = || cell.known().resolved.clone();
+        if let Some(facts) = known() {
+            return Ok(facts);
         }
-        self.may_ask(scope, &mut cell).await?;
-        let provider = self.connection(scope, &mut cell, false).await?;
-        match provider.resolve().await {
-            Ok(facts) => {
-                cell.resolved = Some(facts.clone());
-                cell.trouble = None;
-                cell.failures = 0;
-                Ok(facts)
-            }
-            Err(error) => Err(self.note(&mut cell, error.into())),
+        let _asking = cell.asking.lock().await;
+        if let Some(facts) = known() {
+            return Ok(facts);
         }
-    }
-
-    /// A listing of the scope that is not older than `max_age`, or the latest trouble.
-    pub async fn snapshot(
-        &self,
-        scope: &Scope,
-        max_age: Duration,
-    ) -> Result<Arc<Snapshot>, Trouble> {
-        let cell = self.cell(scope);
-        // Whoever waits here while another lists finds its answer fresh enough.
-        let mut cell = cell.lock().await;
-        let now = self.clock.monotonic();
-        if let Some(snapshot) = cell
-            .snapshot
-            .as_ref()
-            .filter(|s| now.saturating_sub(s.begun) < max_age)
-        {
-            return Ok(snapshot.clone());
-        }
-        self.may_ask(scope, &mut cell).await?;
-        let provider = self.connection(scope, &mut cell, true).await?;
-        let begun = self.clock.monotonic();
-        match provider.list().await {
-            Ok(listing) => {
-                let by_id = listing.resources.into_iter();
-                let by_id = by_id.map(|r| (r.id.clone(), r)).collect();
-                let snapshot = Arc::new(Snapshot { begun, by_id });
-                cell.snapshot = Some(snapshot.clone());
-                cell.trouble = None;
-                cell.failures = 0;
-                Ok(snapshot)
-            }
-            Err(error) => Err(self.note(&mut cell, error.into())),
-        }
-    }
-
-    /// The latest listing, however old.
-    pub async fn latest(&self, scope: &Scope) -> Option<Arc<Snapshot>> {
-        self.cell(scope).lock().await.snapshot.clone()
-    }
-
-    /// Whether listing or resolving may be tried now. A refused credential is compared with its Secret first.
-    async fn may_ask(&self, scope: &Scope, cell: &mut Cell) -> Result<(), Trouble> {
-        if let Some(throttled) = self.held(scope, Call::Read) {
-            return Err(throttled);
-        }
-        match self.not_yet(cell) {
-            Err(trouble) if trouble.class == Class::Unauthorized => {
-                self.connection(scope, cell, true).await?;
-                self.not_yet(cell)
-            }
-            other => other,
-        }
-    }
-
-    /// After a failure the whole scope waits, not one object.
-    fn not_yet(&self, cell: &Cell) -> Result<(), Trouble> {
-        match &cell.trouble {
-            Some((trouble, until)) if self.clock.monotonic() < *until => Err(trouble.clone()),
-            _ => Ok(()),
-        }
-    }
-
-    fn note(&self, cell: &mut Cell, trouble: Trouble) -> Trouble {
-        let wait = backoff::after(&trouble, cell.failures);
-        cell.failures = cell.failures.saturating_add(1);
-        cell.trouble = Some((trouble.clone(), self.clock.monotonic() + wait));
-        trouble
+        self.connection(scope, &cell, true).await?;
+        self.may_ask(scope, &cell).await?;
+        let provider = self.connection(scope, &cell, false).await?;
+        let answer = account::shared(Purpose::Watch, provider.resolve()).await;
+        let answer = answer.map_err(Trouble::from);
+        self.learn(&cell, &provider, answer, |known, facts| {
+            known.resolved = Some(facts.clone());
+        })
     }
 }
 

@@ -9,7 +9,8 @@ use crate::clock::Monotonic;
 use crate::domain::instance::outcome;
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::view::Memory;
-use crate::domain::plan::Trouble;
+use crate::domain::plan::{Class, Trouble};
+use crate::provider::account::Requests;
 
 /// One instance, remembered.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +41,10 @@ pub struct Remembered {
     pub failures: u32,
     /// The latest trouble of its own, in which state of the object, and until when nothing is asked because of it.
     trouble: Option<(String, Trouble, Monotonic)>,
+    /// Until when a used-up request limit holds it up, as far as that is accounted for.
+    held_up_until: Monotonic,
+    /// Requests to the provider in its life.
+    pub requests: Requests,
     /// When a step was last recorded: listings begun before cannot tell.
     pub recorded: Monotonic,
     /// Reason of the last event, so that an event is published per transition, not per pass.
@@ -128,6 +133,25 @@ impl Memories {
         self.with(instance, |m| {
             m.failures = m.failures.saturating_add(1);
             m.trouble = Some((state, trouble.clone(), until));
+        });
+    }
+
+    /// A used-up request limit holds it up: so long no time passes for it. Other troubles are its own.
+    pub fn held_up(&self, instance: &AgentInstance, trouble: &Trouble, now: Monotonic) {
+        if trouble.class != Class::Throttled {
+            return;
+        }
+        let until = now + trouble.retry_after.unwrap_or_default();
+        self.with(instance, |m| {
+            let more = until.saturating_sub(m.held_up_until.max(now));
+            m.held_up_until = m.held_up_until.max(until);
+            let slots = [
+                m.phase.as_mut().map(|p| &mut p.1),
+                m.step.as_mut().map(|s| &mut s.1),
+            ];
+            for since in slots.into_iter().flatten() {
+                *since += more;
+            }
         });
     }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::plan::{Class, Trouble};
+use crate::api::condition::Reason;
 
 /// `base` doubled `attempt` times, at most `cap`.
 pub fn exponential(attempt: u32, base: Duration, cap: Duration) -> Duration {
@@ -68,6 +69,12 @@ pub fn holds_back(class: Class, call: Call) -> bool {
         Class::Capacity => call == Call::Create,
         Class::Transient | Class::Ambiguous | Class::Rejected | Class::Gone => false,
     }
+}
+
+/// Whether a trouble is its whole scope's, not only of the call that met it. What is kept for the more urgent is no
+/// trouble of theirs.
+pub fn is_shared(trouble: &Trouble) -> bool {
+    holds_back(trouble.class, Call::Create) && trouble.reason != Reason::QuotaReserved
 }
 
 /// Spreads a duration by up to 10 %, later only: whoever came before the time that it asked for would find a listing
@@ -168,6 +175,20 @@ mod tests {
         ] {
             assert_eq!(held(own), [false; 3], "{own:?}");
         }
+    }
+
+    #[test]
+    fn what_is_kept_for_others_holds_nobody_else_back() {
+        let of = |class, reason| Trouble {
+            class,
+            reason,
+            message: String::new(),
+            retry_after: None,
+        };
+        assert!(is_shared(&of(Class::Throttled, Reason::RateLimited)));
+        assert!(!is_shared(&of(Class::Throttled, Reason::QuotaReserved)));
+        assert!(is_shared(&of(Class::Capacity, Reason::CapacityExceeded)));
+        assert!(!is_shared(&of(Class::Transient, Reason::RateLimited)));
     }
 
     #[test]

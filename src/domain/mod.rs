@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod agent_claim;
 pub mod backoff;
+pub mod budget;
 pub mod candidates;
 pub mod claim;
 pub mod image;

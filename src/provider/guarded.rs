@@ -12,6 +12,7 @@ use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::template::Template;
 
+use super::account::{self, Purpose};
 use super::{
     AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
     ProviderError, Report, Resource, Seen, StepSpec,
@@ -27,6 +28,9 @@ pub trait CallObserver: Send + Sync {
         outcome: &'static str,
         seconds: f64,
     );
+
+    /// So many requests were sent for that purpose, whatever came of them. Default: nobody counts.
+    fn requested(&self, _provider: &'static str, _purpose: Purpose, _requests: u32) {}
 }
 
 /// For where nobody measures.
@@ -116,7 +120,9 @@ impl<P: AgentProvider> Guarded<P> {
     ) -> Result<T, ProviderError> {
         let span = tracing::debug_span!("provider", provider = self.provider, operation, subject);
         let started = self.clock.monotonic();
-        let result = match tokio::time::timeout(limit, call.instrument(span.clone())).await {
+        let call = tokio::time::timeout(limit, call.instrument(span.clone()));
+        let (answer, requests) = account::counted(call).await;
+        let result = match answer {
             Ok(result) => result,
             Err(_) => Err(too_late(operation, subject, limit, late)),
         };
@@ -124,6 +130,8 @@ impl<P: AgentProvider> Guarded<P> {
         let outcome = result.as_ref().map_or_else(|e| e.class.as_str(), |_| "ok");
         self.observer
             .observed(self.provider, operation, outcome, took.as_secs_f64());
+        self.observer
+            .requested(self.provider, account::purpose(), requests);
         span.in_scope(|| {
             let error = result.as_ref().err().map(tracing::field::display);
             tracing::debug!(
@@ -220,6 +228,10 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
             self.inner.list(),
         )
         .await
+    }
+
+    fn listing_interval(&self) -> Duration {
+        self.inner.listing_interval()
     }
 
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {

@@ -17,6 +17,7 @@ use secrecy::SecretString;
 
 use crate::domain::template::Template;
 
+pub mod account;
 pub mod error;
 pub mod guarded;
 pub mod railway;
@@ -114,6 +115,11 @@ pub trait AgentProvider: Send + Sync {
         template: &Template,
         inputs: &Inputs,
     ) -> Result<Outcome, ProviderError>;
+
+    /// How long a listing has to rest before the next one, by what its requests cost of the limit. Default: not at all.
+    fn listing_interval(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Everything in the scope: all pages, or an error. Wakes nothing.
     async fn list(&self) -> Result<Listing, ProviderError>;

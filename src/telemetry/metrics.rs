@@ -24,6 +24,8 @@ const CLAIM_BUCKETS: [f64; 13] = [
 ];
 /// Calls to a provider.
 const CALL_BUCKETS: [f64; 10] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Requests to a provider in an instance's life.
+const LIFE_BUCKETS: [f64; 8] = [4.0, 6.0, 7.0, 8.0, 10.0, 15.0, 25.0, 50.0];
 /// Requests to us.
 const HTTP_BUCKETS: [f64; 11] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 150.0,
@@ -135,6 +137,12 @@ struct CallTimeLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SentLabels {
+    provider: &'static str,
+    purpose: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ControllerLabels {
     controller: &'static str,
 }
@@ -173,6 +181,8 @@ struct Inner {
     claim_seconds: Times<PoolLabels>,
     calls: Family<CallLabels, Counter>,
     call_seconds: Times<CallTimeLabels>,
+    sent: Family<SentLabels, Counter>,
+    sent_in_life: Histogram,
     reconcile_errors: Family<ErrorLabels, Counter>,
     reconcile_seconds: Times<ControllerLabels>,
     requests: Family<HttpLabels, Counter>,
@@ -204,6 +214,19 @@ impl Metrics {
             "provider_call_duration_seconds",
             "Time of calls to providers",
             call_seconds.clone(),
+        );
+        let sent = Family::default();
+        registry.register(
+            "provider_requests",
+            "Requests to providers by what they were for",
+            sent.clone(),
+        );
+        let sent_in_life = Histogram::new(LIFE_BUCKETS);
+        registry.register(
+            "instance_provider_requests",
+            "Requests to the provider in an instance's whole life, the shared listings not counted; of those that this \
+             process created and saw removed",
+            sent_in_life.clone(),
         );
         let reconcile_errors = Family::default();
         registry.register(
@@ -240,6 +263,8 @@ impl Metrics {
             claim_seconds,
             calls,
             call_seconds,
+            sent,
+            sent_in_life,
             reconcile_errors,
             reconcile_seconds,
             requests,
@@ -331,6 +356,20 @@ impl Metrics {
                 operation,
             })
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts requests to a provider.
+    pub fn provider_requests(&self, provider: &'static str, purpose: &'static str, requests: u32) {
+        let labels = SentLabels { provider, purpose };
+        self.inner
+            .sent
+            .get_or_create(&labels)
+            .inc_by(u64::from(requests));
+    }
+
+    /// An instance is gone that cost its provider so many requests.
+    pub fn instance_requests(&self, requests: u32) {
+        self.inner.sent_in_life.observe(f64::from(requests));
     }
 
     /// Counts one failed reconcile.

@@ -1,7 +1,6 @@
 //! The predecessor's record of an instance, column by column, as AgentInstance and kubectl show it.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use agentpool::api::names;
 use hmac::{Hmac, KeyInit, Mac};
@@ -351,7 +350,7 @@ async fn kubectl_shows_what_one_asks_first() {
         let words = |l: &str| l.split_whitespace().map(str::to_owned).collect();
         text.lines().map(words).collect()
     };
-    let pools = until("the counts are right", Duration::from_secs(20), || async {
+    let pools = until("the counts are right", LONG, || async {
         let rows = table(&["get", "agentpools"]);
         (rows[1][1..10] == ["staging", "Railway", "2", "2", "0", "1", "0", "7", "True"])
             .then_some(rows)

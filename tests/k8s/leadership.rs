@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use agentpool::clock::Clock;
 use agentpool::domain::instance::phase::Phase;
+use agentpool::k8s::error::K8sError;
 use agentpool::k8s::lease::{Candidate, Leadership};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
@@ -35,14 +36,6 @@ async fn waits(operator: &Operator) {
 async fn lease(world: &World) -> Lease {
     let api: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
     api.get(LEASE).await.unwrap()
-}
-
-async fn wait_idle(world: &World, count: usize) {
-    let limit = Duration::from_secs(120);
-    until(&format!("{count} idle"), limit, || async {
-        (world.in_phase(Phase::Idle).await.len() == count).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,7 +112,7 @@ async fn a_killed_leader_is_followed_after_its_term_and_nothing_is_made_twice() 
     })
     .await;
     world.operator().kill();
-    wait_idle(&world, 6).await;
+    world.wait_idle(6).await;
     let led = others
         .iter()
         .filter(|o| o.log().contains("reconciling pools="));
@@ -149,7 +142,7 @@ async fn a_leader_paused_for_thirty_seconds_does_no_harm_when_it_wakes() {
     .await;
     stale.pause();
     let paused = Instant::now();
-    wait_idle(&world, 8).await;
+    world.wait_idle(8).await;
     // The others go on: agents are claimed, replaced and destroyed behind the sleeper's back.
     for agent in ["Ada", "Bob"] {
         assert_eq!(world.claim(agent).await.status, 200);
@@ -157,7 +150,7 @@ async fn a_leader_paused_for_thirty_seconds_does_no_harm_when_it_wakes() {
     let gone = world.in_phase(Phase::Idle).await.pop().unwrap();
     world.delete(gone.metadata.name.as_deref().unwrap()).await;
     world.wait_gone(&gone.spec.id).await;
-    wait_idle(&world, 8).await;
+    world.wait_idle(8).await;
     until("it slept for 30 s", LONG, || async {
         (paused.elapsed() >= Duration::from_secs(30)).then_some(())
     })
@@ -211,7 +204,7 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
     leads(&second).await;
     let spec = json!({"minIdle": 10, "maxTotal": 12, "tickIntervalSeconds": 1});
     world.create_pool(POOL, spec).await;
-    wait_idle(&world, 10).await;
+    world.wait_idle(10).await;
     crate::lifecycle::ticks(&world, 3).await;
     assert_eq!(world.list().await.len(), 10);
     made_once(&world, 10).await;
@@ -223,12 +216,24 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
         (world.list().await.len() == 12).then_some(())
     })
     .await;
-    wait_idle(&world, 10).await;
+    world.wait_idle(10).await;
     crate::lifecycle::ticks(&world, 3).await;
     assert_eq!(world.list().await.len(), 12);
     made_once(&world, 12).await;
     drop(second);
     world.finish().await;
+}
+
+/// A step whose calls were answered: on a busy machine some take longer than a part of a short term.
+async fn step(candidate: &mut Candidate) -> bool {
+    for _ in 0..50 {
+        match candidate.step().await {
+            Ok(led) => return led,
+            Err(K8sError::Timeout { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("not one step of fifty was answered in time")
 }
 
 /// The write carries what it was judged on: of those who saw the same lease one wins, at its creation and at each term's
@@ -248,16 +253,16 @@ async fn of_candidates_who_saw_the_same_lease_one_wins() {
         })
         .collect();
     for round in 0..3 {
-        let steps = all.iter_mut().map(|(candidate, _)| candidate.step());
+        let steps = all.iter_mut().map(|(candidate, _)| step(candidate));
         let led = futures::future::join_all(steps).await;
-        let led = led.into_iter().filter(|l| matches!(l, Ok(true))).count();
+        let led = led.into_iter().filter(|led| *led).count();
         assert_eq!(led, 1, "round {round}");
         let believe = all.iter().filter(|(_, l)| l.holds()).count();
         assert_eq!(believe, 1, "round {round}");
         // All but the leader look until its term is over; it is silent, as if it were dead.
         let others: Vec<_> = (0..8).filter(|i| !all[*i].1.holds()).collect();
         for i in &others {
-            assert!(!all[*i].0.step().await.unwrap(), "it is held");
+            assert!(!step(&mut all[*i].0).await, "it is held");
         }
         until("the silent leader's term is over", LONG, || async {
             let lease = lease(&world).await.spec.unwrap();

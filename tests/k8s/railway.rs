@@ -270,7 +270,8 @@ async fn both_dialects_are_waited_for_and_claimed() {
 /// acceptance: K07
 #[tokio::test(flavor = "multi_thread")]
 async fn deleting_leaves_nothing_at_railway() {
-    let world = World::with_pool("deleted", json!({"minIdle": 3, "tickIntervalSeconds": 1})).await;
+    let spec = json!({"minIdle": 3, "tickIntervalSeconds": 1});
+    let mut world = World::with_pool("deleted", spec).await;
     let answer = world.claim("Tokyo Trip").await;
     let claimed = answer.body["instanceId"].as_str().unwrap().to_owned();
     world.wait_idle(3).await;
@@ -302,6 +303,23 @@ async fn deleting_leaves_nothing_at_railway() {
         (&state["services"], &state["volumes"]),
         (&json!([]), &json!([]))
     );
+    // What they cost is told: six requests each, and the rename where it came in time.
+    let text = format!("{}/metrics", world.operator().operations);
+    let text = reqwest::get(&text).await.unwrap().text().await.unwrap();
+    let metric = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name));
+        let line = line.unwrap_or_else(|| panic!("{name} in {text}"));
+        line.trim().parse::<f64>().unwrap()
+    };
+    assert_eq!(metric("agentpool_instance_provider_requests_count "), 4.0);
+    let sum = metric("agentpool_instance_provider_requests_sum ");
+    assert!((24.0..=25.0).contains(&sum), "{sum}");
+    let of = |purpose: &str| {
+        let labels = format!("{{provider=\"railway\",purpose=\"{purpose}\"}} ");
+        metric(&format!("agentpool_provider_requests_total{labels}"))
+    };
+    assert_eq!(of("release"), 3.0, "the one that somebody had");
+    assert_eq!(of("finish"), 8.0, "domain and deployment of each");
     world.finish().await;
 }
 

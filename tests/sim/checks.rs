@@ -22,7 +22,9 @@ struct State {
     excused: BTreeSet<String>,
     /// Services that were seen alive, by id, with the instance's id.
     alive: BTreeMap<String, String>,
-    /// The most agents at a time that nobody used.
+    /// The agents that nobody uses, by `spec.id`.
+    unused: BTreeSet<String>,
+    /// The most of them at a time.
     most_unused: usize,
     /// Changes of objects that are not leases or events.
     writes: u64,
@@ -147,8 +149,12 @@ impl Checks {
                 ));
             }
         }
-        let unused = state.instances.values().filter(|i| is_unused(i)).count();
-        state.most_unused = state.most_unused.max(unused);
+        if change.kind != Kind::Deleted && is_unused(new) {
+            state.unused.insert(id);
+        } else {
+            state.unused.remove(&id);
+        }
+        state.most_unused = state.most_unused.max(state.unused.len());
     }
 
     /// Looks at the provider too, and fails if anything was broken.

@@ -17,6 +17,7 @@ use crate::checks::Checks;
 use crate::operator::{Ground, Operator};
 use crate::process::{Process, Trace};
 use crate::railway::executor::Executor;
+use crate::railway::limits::Quota;
 use crate::railway::plans;
 use crate::world::Sim;
 
@@ -169,6 +170,35 @@ impl Cosmos {
         let mut world = self.ground.sim.world();
         let given = timings.as_object().expect("an object");
         world.railway.timings.set(given).expect("known timings");
+    }
+
+    /// Sets the plan of Railway's workspace.
+    pub fn plan(&self, plan: &str) {
+        let mut world = self.ground.sim.world();
+        let workspaces = world.railway.workspaces.values_mut();
+        workspaces.for_each(|w| w.plan = plan.to_owned());
+    }
+
+    /// Somebody else used so many requests of the workspace's hour.
+    pub fn spend(&self, requests: usize) {
+        let now = self.ground.sim.clock.now();
+        let mut world = self.ground.sim.world();
+        let railway = &mut world.railway;
+        let whose: Vec<String> = railway.workspaces.keys().cloned().collect();
+        for workspace in whose {
+            let quota = Quota {
+                per_second: 0,
+                ..railway.quota_of(&workspace)
+            };
+            for _ in 0..requests {
+                railway.limits.count(&workspace, quota, now);
+            }
+        }
+    }
+
+    /// What was asked of Railway, oldest first.
+    pub fn railway_calls(&self) -> Vec<Value> {
+        self.ground.sim.world().calls.of("railway")
     }
 
     /// Arms a fault of Railway.

@@ -36,6 +36,7 @@ mod api_server;
 mod checks;
 mod cosmos;
 mod crash_points;
+mod fill;
 mod first;
 mod long_runs;
 mod operator;

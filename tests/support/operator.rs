@@ -39,7 +39,7 @@ impl Operator {
                 panic!("the operator ended with {status}: {}", read(&log));
             }
             assert!(
-                started.elapsed() < Duration::from_secs(30),
+                started.elapsed() < Duration::from_secs(120),
                 "the operator does not listen: {}",
                 read(&log)
             );

@@ -28,6 +28,11 @@ pub struct Simulator {
 impl Simulator {
     /// Starts one on free ports; `speed` divides all its times.
     pub fn start(speed: f64) -> Self {
+        Self::seeded(speed, 1)
+    }
+
+    /// The same, where what it does by chance follows from `seed`.
+    pub fn seeded(speed: f64, seed: u64) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_agentpool-simulator"))
             .args([
                 "serve",
@@ -37,6 +42,7 @@ impl Simulator {
                 "127.0.0.1:0",
             ])
             .args(["--speed", &speed.to_string()])
+            .args(["--seed", &seed.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

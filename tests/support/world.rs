@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::cluster::{Cluster, Namespace};
 use super::operator::{KEY, Operator};
 use super::simulator::{ENVIRONMENT, PROJECT, Simulator, TOKEN};
-use super::wait::{LONG, until};
+use super::wait::{LONG, progress, until};
 
 /// How much faster than life the simulators of these tests are: an agent is up in well under a second.
 pub const SPEED: f64 = 20.0;
@@ -98,10 +98,15 @@ pub fn install_crds_from(cluster: &Cluster, folder: &str) {
 impl World {
     /// A namespace and a simulator, with the Secret `railway`; no operator yet.
     pub async fn bare(name: &str) -> Self {
+        Self::seeded(name, 1).await
+    }
+
+    /// The same with a simulator whose chances follow from `seed`.
+    pub async fn seeded(name: &str, seed: u64) -> Self {
         let cluster = cluster();
         let namespace = cluster.namespace(name).await;
         let client = cluster.client().await;
-        let sim = Simulator::start(SPEED);
+        let sim = Simulator::seeded(SPEED, seed);
         let world = Self {
             operator: None,
             sim,
@@ -283,11 +288,14 @@ impl World {
         found
     }
 
-    /// Waits for exactly so many idle instances.
+    /// Waits for exactly so many idle instances, while anything goes on.
     pub async fn wait_idle(&self, count: usize) -> Vec<AgentInstance> {
-        until(&format!("{count} idle instances"), LONG, || async {
+        progress(&format!("{count} idle instances"), || async {
             let idle = self.in_phase(Phase::Idle).await;
-            (idle.len() == count).then_some(idle)
+            if idle.len() == count {
+                return Ok(idle);
+            }
+            Err(standing(&self.list().await))
         })
         .await
     }
@@ -451,16 +459,11 @@ impl World {
             .instances()
             .delete_collection(&DeleteParams::default(), &ListParams::default())
             .await;
-        until("every object is gone", LONG, || async {
-            let left = self.list().await.len()
-                + self
-                    .pools()
-                    .list(&ListParams::default())
-                    .await
-                    .unwrap()
-                    .items
-                    .len();
-            (left == 0).then_some(())
+        progress("every object is gone", || async {
+            let mut left = standing(&self.list().await);
+            let pools = self.pools().list(&ListParams::default()).await.unwrap();
+            left.extend(pools.items.iter().map(|p| format!("pool {}", p.name_any())));
+            if left.is_empty() { Ok(()) } else { Err(left) }
         })
         .await;
         let ours: Vec<_> = self
@@ -474,6 +477,21 @@ impl World {
         assert!(ours.is_empty(), "left at the provider: {ours:?}");
         self.sim.check_invariants().await;
     }
+}
+
+/// How far each instance is, as a line: it changes while something goes on.
+pub fn standing(all: &[AgentInstance]) -> Vec<String> {
+    let line = |i: &AgentInstance| {
+        let status = i.status.as_ref();
+        let operation = status.and_then(|s| s.operation.as_ref());
+        let step = operation.and_then(|o| o.steps.get(usize::try_from(o.index).ok()?));
+        let step = step.map(|s| format!(", step {} {} {}", s.name, s.state, s.attempt));
+        let ready = status.and_then(|s| s.conditions.iter().find(|c| c.type_ == "Ready"));
+        let ready = ready.map(|c| format!(", {}: {}", c.reason, c.message));
+        let parts = [step, ready].map(Option::unwrap_or_default).concat();
+        format!("{} {}{parts}", i.name_any(), phase_of(i).as_str())
+    };
+    all.iter().map(line).collect()
 }
 
 /// The spec that tests start from: three agents on Railway, a tick of two seconds.

@@ -28,12 +28,11 @@ impl Fleet {
 
     /// An object's call met a trouble that is everybody's: calls of the scope wait. `used` is what it was sent with: a
     /// refusal of a credential that was replaced meanwhile says nothing.
-    pub async fn report(&self, scope: &Scope, used: &Arc<dyn AgentProvider>, trouble: &Trouble) {
-        if !backoff::holds_back(trouble.class, Call::Create) {
+    pub fn report(&self, scope: &Scope, used: &Arc<dyn AgentProvider>, trouble: &Trouble) {
+        if !backoff::is_shared(trouble) {
             return;
         }
-        let cell = self.cell(scope);
-        let present = cell.lock().await.connection.as_ref().map(|c| c.1.clone());
+        let present = self.cell(scope).known().provider();
         if !present.is_some_and(|p| Arc::ptr_eq(&p, used)) {
             return;
         }
@@ -78,9 +77,7 @@ impl Fleet {
             return Ok(());
         };
         if trouble.class == Class::Unauthorized {
-            let cell = self.cell(scope);
-            self.connection(scope, &mut *cell.lock().await, true)
-                .await?;
+            self.connection(scope, &self.cell(scope), true).await?;
             // Whoever asks was given the old credential: it comes again at once where there is a new one.
             let changed = self.held(scope, call).is_none();
             let soon = if changed { Duration::ZERO } else { SECRET_LOOK };
@@ -90,11 +87,10 @@ impl Fleet {
     }
 
     /// A person changed something: what was refused is asked again.
-    pub async fn ask_again(&self, scope: &Scope) {
-        let cell = self.cell(scope);
-        let mut cell = cell.lock().await;
+    pub fn ask_again(&self, scope: &Scope) {
         let lasting = |t: &Trouble| matches!(t.class, Class::Rejected | Class::Unauthorized);
-        cell.trouble.take_if(|(t, _)| lasting(t));
+        let cell = self.cell(scope);
+        cell.known().trouble.take_if(|(t, _)| lasting(t));
         self.holds()
             .retain(|s, h| s != scope || !lasting(&h.trouble));
     }

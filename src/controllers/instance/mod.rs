@@ -61,6 +61,10 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
         trouble: trouble.or_else(|| ctx.memories.paused(&object, now)),
         ..Evidence::default()
     };
+    // Taken now: the watch may tell that it is gone, and all is forgotten, before its last write is answered.
+    let (whole, requests) = ctx
+        .memories
+        .with(&object, |m| (m.fresh, m.requests.clone()));
     for _ in 0..ROUNDS {
         // A process that was paused lost its term without noticing: whoever leads now has gone on with this.
         if !ctx.leadership.holds() {
@@ -72,6 +76,9 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
             Ok(Next::Again) => {}
             Ok(Next::Later) => return decision.recheck.max(Duration::from_millis(50)),
             Ok(Next::Over) => {
+                if whole {
+                    ctx.metrics.instance_requests(requests.count());
+                }
                 ctx.memories.forget(&object);
                 return Duration::from_secs(3600);
             }
@@ -176,10 +183,7 @@ async fn record(
     decision: &Decision,
     ctx: &Ctx,
 ) -> Result<(), K8sError> {
-    let snapshot = match &around.scope {
-        Some(scope) => ctx.fleet.latest(scope).await,
-        None => None,
-    };
+    let snapshot = around.scope.as_ref().and_then(|s| ctx.fleet.latest(s));
     let listed = observe::listed(object, snapshot.as_deref(), around, ctx);
     let now = ctx.clock.monotonic();
     let memory = ctx.memories.notice(object, now);

@@ -183,7 +183,14 @@ async fn snapshot(
     } else {
         around.limits.tick
     };
-    ctx.fleet.snapshot(scope, max_age).await.ok()
+    match ctx.fleet.recent(scope, max_age).await {
+        Ok(snapshot) => Some(snapshot),
+        Err(trouble) => {
+            let now = ctx.clock.monotonic();
+            ctx.memories.held_up(object, &trouble, now);
+            None
+        }
+    }
 }
 
 pub(super) fn listed(

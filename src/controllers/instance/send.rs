@@ -23,6 +23,7 @@ use crate::domain::plan::{Class, Seen, Step, Trouble, UNSETTLED, UNSETTLED_FOR};
 use crate::domain::resource::{Presence, Resource};
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
+use crate::provider::account::{self, Purpose, Requests};
 use crate::runtime::Agent;
 
 fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
@@ -34,6 +35,30 @@ fn step_name(around: &Surroundings, index: usize) -> &'static str {
         Some(Step::Provider(name)) => name,
         _ => "",
     }
+}
+
+/// The account of its requests.
+fn requests(object: &AgentInstance, ctx: &Ctx) -> Requests {
+    ctx.memories.with(object, |m| m.requests.clone())
+}
+
+/// What sending a step is for.
+fn purpose_of_step(around: &Surroundings, index: usize) -> Purpose {
+    let short = around.pool.as_ref().is_some_and(|pool| {
+        let idle = pool.status.as_ref().map_or(0, |s| s.idle);
+        idle < pool.spec.min_idle
+    });
+    match index {
+        0 if short => Purpose::Refill,
+        0 => Purpose::Create,
+        _ => Purpose::Finish,
+    }
+}
+
+/// Whether somebody has it or had it.
+fn had_a_user(object: &AgentInstance) -> bool {
+    let told = object.status.as_ref().is_some_and(|s| s.claim.is_some());
+    told || object.spec.claim.is_some()
 }
 
 /// Notes a failed call: the next decision waits as its class says, and where the trouble is everybody's, all wait.
@@ -48,16 +73,16 @@ async fn note(
         .reconcile_error("instance", trouble.class.as_str());
     tracing::debug!(instance = %object.name_any(), class = trouble.class.as_str(), reason = trouble.reason.as_str(), "{}", trouble.message);
     let of = (&around.scope, &around.provider);
-    if let ((Some(scope), Ok(used)), true) = (of, backoff::holds_back(trouble.class, Call::Create))
-    {
+    if let ((Some(scope), Ok(used)), true) = (of, backoff::is_shared(&trouble)) {
         // The scope waits, and this one with it: no longer, should the credential be replaced.
-        ctx.fleet.report(scope, used, &trouble).await;
+        ctx.fleet.report(scope, used, &trouble);
         let held = ctx.fleet.admit(scope, Call::Create).await.err();
         let retry_after = Some(Duration::from_secs(1));
         evidence.trouble = held.or(Some(Trouble {
             retry_after,
             ..trouble
         }));
+        held_up(object, evidence, ctx);
         return Next::Again;
     }
     let failures = ctx.memories.with(object, |m| m.failures);
@@ -68,11 +93,25 @@ async fn note(
         retry_after: Some(wait),
         ..trouble
     });
+    held_up(object, evidence, ctx);
     Next::Again
 }
 
+/// What a request limit holds up does not get older by it.
+fn held_up(object: &AgentInstance, evidence: &Evidence, ctx: &Ctx) {
+    if let Some(trouble) = &evidence.trouble {
+        ctx.memories.held_up(object, trouble, ctx.clock.monotonic());
+    }
+}
+
 /// Whether such a call may be sent now; if not, the evidence says why.
-async fn admitted(around: &Surroundings, call: Call, evidence: &mut Evidence, ctx: &Ctx) -> bool {
+async fn admitted(
+    object: &AgentInstance,
+    around: &Surroundings,
+    call: Call,
+    evidence: &mut Evidence,
+    ctx: &Ctx,
+) -> bool {
     let Some(scope) = &around.scope else {
         return true;
     };
@@ -80,6 +119,7 @@ async fn admitted(around: &Surroundings, call: Call, evidence: &mut Evidence, ct
         Ok(()) => true,
         Err(trouble) => {
             evidence.trouble = Some(trouble);
+            held_up(object, evidence, ctx);
             false
         }
     }
@@ -92,18 +132,16 @@ pub(super) async fn look(
     index: usize,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    if !admitted(around, Call::Read, evidence, ctx).await {
+    if !admitted(object, around, Call::Read, evidence, ctx).await {
         return Ok(Next::Again);
     }
     let result = match provider(around) {
-        Ok(provider) => provider
-            .look(
-                &around.key,
-                &facts_of(object.status.as_ref()),
-                step_name(around, index),
-            )
-            .await
-            .map_err(Trouble::from),
+        Ok(provider) => {
+            let facts = facts_of(object.status.as_ref());
+            let call = provider.look(&around.key, &facts, step_name(around, index));
+            let answer = account::on(Purpose::Finish, &requests(object, ctx), call).await;
+            answer.map_err(Trouble::from)
+        }
         Err(trouble) => Err(trouble),
     };
     let now = ctx.clock.monotonic();
@@ -130,7 +168,7 @@ pub(super) async fn perform(
     index: usize,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    if !admitted(around, Call::Create, evidence, ctx).await {
+    if !admitted(object, around, Call::Create, evidence, ctx).await {
         return Ok(Next::Again);
     }
     let name = step_name(around, index);
@@ -156,15 +194,10 @@ pub(super) async fn perform(
         m.permit.take()
     });
     let started = ctx.clock.monotonic();
-    let result = provider
-        .perform(
-            &around.key,
-            &facts_of(object.status.as_ref()),
-            name,
-            template,
-            &inputs,
-        )
-        .await;
+    let facts = facts_of(object.status.as_ref());
+    let call = provider.perform(&around.key, &facts, name, template, &inputs);
+    let purpose = purpose_of_step(around, index);
+    let result = account::on(purpose, &requests(object, ctx), call).await;
     let seconds = ctx.clock.monotonic().saturating_sub(started).as_secs_f64();
     tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = name, seconds, ok = result.is_ok(), "step sent");
     match result {
@@ -288,10 +321,17 @@ async fn ask(
         facts.insert(UNSETTLED.to_owned(), step.to_owned());
         facts.insert(UNSETTLED_FOR.to_owned(), seconds.to_string());
     }
-    let answer = match question {
-        Question::IsThere => provider.observe(&around.key, &facts).await,
-        Question::Remove => provider.destroy(&around.key, &facts).await,
+    let purpose = match (question, had_a_user(object)) {
+        (Question::IsThere, true) => Purpose::Claim,
+        (Question::IsThere, false) => Purpose::Watch,
+        (Question::Remove, true) => Purpose::Release,
+        (Question::Remove, false) => Purpose::Create,
     };
+    let call = match question {
+        Question::IsThere => provider.observe(&around.key, &facts),
+        Question::Remove => provider.destroy(&around.key, &facts),
+    };
+    let answer = account::on(purpose, &requests(object, ctx), call).await;
     answer.map_err(Trouble::from)
 }
 
@@ -301,7 +341,7 @@ pub(super) async fn observe(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    if !admitted(around, Call::Read, evidence, ctx).await {
+    if !admitted(object, around, Call::Read, evidence, ctx).await {
         return Ok(Next::Again);
     }
     match ask(object, around, Question::IsThere, ctx).await {
@@ -323,7 +363,7 @@ pub(super) async fn destroy(
     evidence: &mut Evidence,
     ctx: &Ctx,
 ) -> Result<Next, K8sError> {
-    if !admitted(around, Call::Remove, evidence, ctx).await {
+    if !admitted(object, around, Call::Remove, evidence, ctx).await {
         return Ok(Next::Again);
     }
     let result = ask(object, around, Question::Remove, ctx).await;
@@ -364,7 +404,7 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     else {
         return;
     };
-    let Some(snapshot) = ctx.fleet.latest(scope).await else {
+    let Some(snapshot) = ctx.fleet.latest(scope) else {
         return;
     };
     let needed = resource_of(object, &snapshot)
@@ -398,11 +438,11 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     let Ok(provider) = provider(around) else {
         return;
     };
+    let facts = facts_of(object.status.as_ref());
+    let call = provider.after_claim(&around.key, &facts, &wanted);
     if ctx.leadership.holds()
         && provider.capabilities().rename
-        && let Err(error) = provider
-            .after_claim(&around.key, &facts_of(object.status.as_ref()), &wanted)
-            .await
+        && let Err(error) = account::on(Purpose::Claim, &requests(object, ctx), call).await
     {
         tracing::info!(instance = %object.name_any(), %error, "not renamed after its agent; the claim stands");
     }

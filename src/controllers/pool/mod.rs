@@ -160,7 +160,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         members: &members,
         waiting: waiting(&pool, &key, ctx),
         provider: health,
-        listing: provider::listing(&pool, resolved.as_ref(), ctx).await,
+        listing: provider::listing(&pool, resolved.as_ref(), ctx),
         image: image.clone(),
         unsupported,
         revision: revision.clone(),

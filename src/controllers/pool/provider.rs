@@ -35,7 +35,7 @@ pub(super) async fn health(
     let seen = ctx.with_pool_memory(&key, |m| m.generation.replace(generation));
     let changed = seen.is_some_and(|seen| seen != generation);
     if changed {
-        ctx.fleet.ask_again(scope).await;
+        ctx.fleet.ask_again(scope);
     }
     let facts: Facts = match ctx.fleet.resolve(scope).await {
         Ok(facts) => facts,
@@ -48,9 +48,9 @@ pub(super) async fn health(
         tick(pool)
     };
     if changed {
-        ctx.fleet.ask_again(&resolved).await;
+        ctx.fleet.ask_again(&resolved);
     }
-    let listed = ctx.fleet.snapshot(&resolved, max_age).await;
+    let listed = ctx.fleet.recent(&resolved, max_age).await;
     // What an instance's call met counts too: the listing may be younger than a tick, or work all the same.
     let trouble = listed
         .err()
@@ -63,16 +63,18 @@ pub(super) async fn health(
 }
 
 /// What the scope's latest listing and sweep say.
-pub(super) async fn listing(pool: &AgentPool, scope: Option<&Scope>, ctx: &Ctx) -> Listing {
+pub(super) fn listing(pool: &AgentPool, scope: Option<&Scope>, ctx: &Ctx) -> Listing {
     let Some(scope) = scope else {
         return Listing::default();
     };
     let strays = ctx.sweeps.strays(scope, &sweep::naming_of(pool));
+    let interval = ctx.fleet.listing_interval(scope);
     let mut listing = Listing {
         strays,
+        stretched: Some(interval).filter(|i| *i > tick(pool)),
         ..Listing::default()
     };
-    let Some(snapshot) = ctx.fleet.latest(scope).await else {
+    let Some(snapshot) = ctx.fleet.latest(scope) else {
         return listing;
     };
     for instance in instances_of(pool, ctx) {

@@ -23,6 +23,7 @@ use crate::domain::template::Template;
 use crate::k8s::CALL_LIMIT;
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain, within};
+use crate::provider::account::{self, Purpose};
 use crate::provider::{AgentProvider, Key};
 use crate::runtime::Agent;
 
@@ -55,7 +56,7 @@ impl Hands<'_> {
             return;
         }
         self.asked = true;
-        match self.provider.owner(resource).await {
+        match account::shared(Purpose::Sweep, self.provider.owner(resource)).await {
             Ok(owner) => {
                 evidence.mark_read = true;
                 let now = ctx.clock.monotonic();
@@ -147,7 +148,8 @@ impl Hands<'_> {
             name: resource.name.clone(),
             mark: mark.to_owned(),
         };
-        match self.provider.destroy(&key, &resource.facts).await {
+        let call = self.provider.destroy(&key, &resource.facts);
+        match account::shared(Purpose::Sweep, call).await {
             Ok(Presence::Gone) => {
                 let now = ctx.clock.monotonic();
                 ctx.sweeps.settle(self.scope, self.sighting, Some(now));

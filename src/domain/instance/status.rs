@@ -102,7 +102,10 @@ fn readiness(phase: Phase) -> Truth {
 fn is_unknown(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::RateLimited | Reason::ProviderUnavailable | Reason::OutcomeUnknown
+        Reason::RateLimited
+            | Reason::QuotaReserved
+            | Reason::ProviderUnavailable
+            | Reason::OutcomeUnknown
     )
 }
 

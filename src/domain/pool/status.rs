@@ -229,7 +229,7 @@ fn reachability(view: &View<'_>) -> (Truth, Reason, String) {
                  a direct read of its own says so"
             ),
         ),
-        ProviderHealth::Reachable(_) => (Truth::True, Reason::Reachable, String::new()),
+        ProviderHealth::Reachable(_) => (Truth::True, Reason::Reachable, stretched(view)),
         ProviderHealth::Trouble(t) | ProviderHealth::Degraded(_, t) => {
             let lasting = matches!(
                 t.reason,
@@ -248,6 +248,18 @@ fn reachability(view: &View<'_>) -> (Truth, Reason, String) {
             (truth, t.reason, t.message.clone())
         }
     }
+}
+
+/// That listings are rarer than ticks, in words; empty: they are not.
+fn stretched(view: &View<'_>) -> String {
+    let Some(interval) = view.listing.stretched else {
+        return String::new();
+    };
+    format!(
+        "listed every {:.0} s instead of every {} s: oftener would take more than a fifth of the credential's requests",
+        interval.as_secs_f64().ceil(),
+        view.tick.as_secs()
+    )
 }
 
 #[cfg(test)]

@@ -85,6 +85,8 @@ pub struct Listing {
     pub listed: usize,
     /// What is called as the pool's and no instance is about.
     pub strays: Strays,
+    /// How far apart listings are, where the request limit bears no more than one in so many ticks.
+    pub stretched: Option<Duration>,
 }
 
 /// What this process knows of the requests under way.

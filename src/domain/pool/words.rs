@@ -109,6 +109,10 @@ fn elsewhere(view: &View<'_>, counts: &Counts) -> String {
             "waiting for the provider to answer",
         ),
         (
+            building(Reason::RateLimited) + building(Reason::QuotaReserved),
+            "held up by the provider's request limit",
+        ),
+        (
             building(Reason::OutcomeUnknown),
             "being looked for, because an answer was lost",
         ),

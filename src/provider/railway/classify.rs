@@ -27,6 +27,8 @@ pub enum Kind {
     Unknown,
     /// 429 of the interface: did not run.
     RateLimited,
+    /// Held back by ourselves for what is more urgent: was not sent.
+    Reserved,
     /// 429 or 403 of the edge, as a page: did not run; the whole host waits.
     EdgeBlocked,
     /// The token is refused.
@@ -107,6 +109,7 @@ pub fn class(kind: Kind, access: Access) -> (Class, Reason) {
         (Kind::RateLimited | Kind::EdgeBlocked | Kind::Cooldown(_), _) => {
             (Class::Throttled, Reason::RateLimited)
         }
+        (Kind::Reserved, _) => (Class::Throttled, Reason::QuotaReserved),
         (Kind::Auth | Kind::Denied, _) => (Class::Unauthorized, Reason::CredentialsInvalid),
         (Kind::Quota, _) => (Class::Capacity, Reason::CapacityExceeded),
         (Kind::Bug, _) => (Class::Rejected, Reason::InternalError),

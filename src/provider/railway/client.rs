@@ -1,10 +1,10 @@
 //! The GraphQL transport: authentication, limits, and errors inside a 200.
 //!
-//! One [`Transport`] per process is enough; [`Session`]s are its users, one per token. What has to be waited for is
-//! kept here: after a 429 no request of that token goes out until the time is over, after a block by the edge none
-//! at all. Reads are tried up to three times; writes go out once.
+//! One [`Transport`] per process is enough; [`Session`]s are its users, one per token. Each request is admitted by the
+//! token's [`Quota`]; after a block by the edge nothing goes out at all. Reads are tried up to three times; writes go
+//! out once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +19,13 @@ use sha2::{Digest, Sha256};
 use crate::api::agent_pool::TokenKind;
 use crate::clock::{Clock, Monotonic};
 use crate::outbound::{self, Connections, Fault, Http, Outbound, Url};
+use crate::provider::account;
 
 use super::classify::{Access, Failure, Head, Kind, of_error, of_head};
+use super::quota::{Quota, wait_of};
 use super::wire::GraphqlError;
+
+pub use super::quota::Budget;
 
 /// Who we are, to the interface and in the query that keeps the edge from limiting us.
 const SOURCE: &str = "agentpool";
@@ -31,8 +35,6 @@ const MAX_ANSWER: usize = 16 << 20;
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 const EDGE_WAIT: Duration = Duration::from_secs(60);
 const EDGE_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
-/// One part in so many of a token's requests is kept for writes.
-const WRITE_SHARE: u32 = 20;
 /// What the interface says to wait is believed up to here.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -84,17 +86,6 @@ pub struct Document {
     pub access: Access,
 }
 
-/// What is left of a token's budget, by our own count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Requests allowed in the window.
-    pub quota: u32,
-    /// The window.
-    pub window: Duration,
-    /// Requests left in it.
-    pub remaining: u32,
-}
-
 /// Connections, waits and counts. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub struct Transport {
@@ -106,15 +97,8 @@ struct Inner {
     url: Url,
     clock: Clock,
     timeouts: Timeouts,
-    tokens: Mutex<HashMap<[u8; 32], Arc<Mutex<TokenState>>>>,
+    tokens: Mutex<HashMap<[u8; 32], Arc<Quota>>>,
     edge: Mutex<EdgeState>,
-}
-
-#[derive(Default)]
-struct TokenState {
-    blocked_until: Monotonic,
-    policy: Option<(u32, Duration)>,
-    sent: VecDeque<Monotonic>,
 }
 
 #[derive(Default)]
@@ -129,7 +113,7 @@ pub struct Session {
     transport: Transport,
     header: (HeaderName, HeaderValue),
     token: SecretString,
-    state: Arc<Mutex<TokenState>>,
+    quota: Arc<Quota>,
 }
 
 impl Transport {
@@ -193,12 +177,12 @@ impl Transport {
         let mut value = HeaderValue::from_str(&value).map_err(|_| SetupError::Token)?;
         value.set_sensitive(true);
         let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-        let state = lock(&self.inner.tokens).entry(key).or_default().clone();
+        let quota = lock(&self.inner.tokens).entry(key).or_default().clone();
         Ok(Session {
             transport: self.clone(),
             header: (name, value),
             token,
-            state,
+            quota,
         })
     }
 }
@@ -244,23 +228,25 @@ impl Session {
         }
     }
 
-    /// What is left of the token's budget; `None` before the first answer. For metrics.
+    /// What is left of the token's budget; `None` before the first answer.
     pub fn budget(&self) -> Option<Budget> {
+        self.quota.budget(self.transport.inner.clock.monotonic())
+    }
+
+    /// A place was listed by so many requests.
+    pub fn listed(&self, place: &str, requests: u32) {
         let now = self.transport.inner.clock.monotonic();
-        let mut state = lock(&self.state);
-        state.forget(now);
-        let (quota, window) = state.policy?;
-        let used = u32::try_from(state.sent.len()).unwrap_or(u32::MAX);
-        Some(Budget {
-            quota,
-            window,
-            remaining: quota.saturating_sub(used),
-        })
+        self.quota.listed(place, requests, now);
+    }
+
+    /// How long a listing has to rest before the next one.
+    pub fn listing_interval(&self) -> Duration {
+        self.quota.listing_interval()
     }
 
     async fn once(&self, document: &Document, body: &Value) -> Result<Value, Failure> {
         let inner = &self.transport.inner;
-        self.admit(document.access)?;
+        self.admit().await?;
         let limit = match document.access {
             Access::Read => inner.timeouts.read,
             Access::Write => inner.timeouts.write,
@@ -273,7 +259,8 @@ impl Session {
         let answer = inner.out.send(request, limit).await;
         let answer = answer.map_err(|fault| Failure::new(Kind::Unknown, no_answer(fault)))?;
         let (status, headers) = (answer.status, answer.headers);
-        self.note_policy(&headers);
+        let (now, wall) = (inner.clock.monotonic(), inner.clock.now());
+        self.quota.note(&headers, now, wall);
         let text = answer.body.map_err(|fault| no_answer(fault).to_owned());
         let json = text
             .as_ref()
@@ -293,40 +280,20 @@ impl Session {
         data_of(status, json.unwrap_or_default())
     }
 
-    /// Refuses while a wait lasts, and a read that would eat into the share of the writes; else counts the request.
-    fn admit(&self, access: Access) -> Result<(), Failure> {
-        let now = self.transport.inner.clock.monotonic();
-        let edge = lock(&self.transport.inner.edge).blocked_until;
-        let mut state = lock(&self.state);
-        let until = edge.max(state.blocked_until);
-        let refused = |kind, message: &str, until: Monotonic| {
-            Err(Failure {
-                kind,
-                message: message.to_owned(),
-                retry_after: Some(until.saturating_sub(now)),
-            })
-        };
-        if until > now {
-            let kind = if edge > now {
-                Kind::EdgeBlocked
-            } else {
-                Kind::RateLimited
-            };
-            return refused(
-                kind,
-                "Railway asked to wait, and the time is not over; nothing was sent",
-                until,
-            );
+    /// Refuses while the edge blocks us all, or where the token's quota says so; else counts the request.
+    async fn admit(&self) -> Result<(), Failure> {
+        let inner = &self.transport.inner;
+        self.quota.admit(account::purpose(), &inner.clock).await?;
+        let (edge, now) = (lock(&inner.edge).blocked_until, inner.clock.monotonic());
+        if edge > now {
+            return Err(Failure {
+                kind: Kind::EdgeBlocked,
+                message: "Railway's edge blocked us, and the time is not over; nothing was sent"
+                    .to_owned(),
+                retry_after: Some(edge - now),
+            });
         }
-        state.forget(now);
-        if let (Access::Read, Some(free)) = (access, state.free_for_reads(now)) {
-            return refused(
-                Kind::RateLimited,
-                "what is left of the token's requests is kept for writes",
-                free,
-            );
-        }
-        state.sent.push_back(now);
+        account::sent();
         Ok(())
     }
 
@@ -343,8 +310,7 @@ impl Session {
         let retry_after = match kind {
             Kind::RateLimited => {
                 let wait = wait_of(headers, wall).unwrap_or(DEFAULT_WAIT).min(WAIT_MAX);
-                let mut state = lock(&self.state);
-                state.blocked_until = state.blocked_until.max(now + wait);
+                self.quota.block(now + wait);
                 Some(wait)
             }
             Kind::EdgeBlocked => {
@@ -370,33 +336,6 @@ impl Session {
             kind,
             message,
             retry_after,
-        }
-    }
-
-    fn note_policy(&self, headers: &HeaderMap) {
-        if let Some(policy) = headers
-            .get("ratelimit-policy")
-            .and_then(|v| v.to_str().ok())
-            .and_then(policy_of)
-        {
-            lock(&self.state).policy = Some(policy);
-        }
-    }
-}
-
-impl TokenState {
-    /// When the next read may go out; `None`: now.
-    fn free_for_reads(&self, now: Monotonic) -> Option<Monotonic> {
-        let (quota, window) = self.policy?;
-        let for_reads = quota.saturating_sub((quota / WRITE_SHARE).max(1));
-        let used = u32::try_from(self.sent.len()).unwrap_or(u32::MAX);
-        (used >= for_reads).then(|| self.sent.front().map_or(now, |oldest| *oldest + window))
-    }
-
-    fn forget(&mut self, now: Monotonic) {
-        let window = self.policy.map_or(Duration::from_secs(3600), |(_, w)| w);
-        while self.sent.front().is_some_and(|at| *at + window <= now) {
-            self.sent.pop_front();
         }
     }
 }
@@ -452,40 +391,6 @@ fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
         || body.trim_ascii_start().first() == Some(&b'<')
 }
 
-/// `Retry-After`, else the end of the window.
-fn wait_of(headers: &HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
-    let text = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|v| v.to_str().ok())
-            .map(str::trim)
-    };
-    let seconds = text("retry-after").and_then(|t| t.parse().ok());
-    let reset = || text("x-ratelimit-reset").and_then(|t| until_reset(t, now));
-    seconds.map(Duration::from_secs).or_else(reset)
-}
-
-/// The format is not documented: epoch seconds, seconds from now, or RFC 3339.
-fn until_reset(text: &str, now: jiff::Timestamp) -> Option<Duration> {
-    let at = match text.parse::<i64>() {
-        Ok(delta @ 0..1_000_000_000) => return u64::try_from(delta).ok().map(Duration::from_secs),
-        Ok(epoch) => epoch,
-        Err(_) => text.parse::<jiff::Timestamp>().ok()?.as_second(),
-    };
-    u64::try_from(at - now.as_second())
-        .ok()
-        .map(Duration::from_secs)
-}
-
-/// `"default";q=1000;w=3600`.
-fn policy_of(text: &str) -> Option<(u32, Duration)> {
-    let field = |name: &str| {
-        text.split([';', ','])
-            .find_map(|part| part.trim().strip_prefix(name)?.parse::<u32>().ok())
-    };
-    Some((field("q=")?, Duration::from_secs(u64::from(field("w=")?))))
-}
-
 /// A message of Railway without what must not be printed: the token, and the values of variables that were sent
 /// (a GraphQL server quotes a wrong input in full).
 fn redact(message: &str, token: &str, variables: &Value) -> String {
@@ -515,29 +420,6 @@ fn redact(message: &str, token: &str, variables: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_limit_is_read_from_the_policy() {
-        assert_eq!(
-            policy_of(r#""default";q=1000;w=3600"#),
-            Some((1000, Duration::from_secs(3600)))
-        );
-        assert_eq!(policy_of("nonsense"), None);
-    }
-
-    #[test]
-    fn a_reset_has_three_formats() {
-        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-        for text in ["90", "1800000090", "2027-01-15T08:01:30Z"] {
-            assert_eq!(
-                until_reset(text, now),
-                Some(Duration::from_secs(90)),
-                "{text}"
-            );
-        }
-        assert_eq!(until_reset("1700000000", now), None);
-        assert_eq!(until_reset("soon", now), None);
-    }
 
     #[test]
     fn values_of_variables_are_not_printed() {

@@ -24,6 +24,7 @@ pub mod classify;
 pub mod client;
 pub mod map;
 pub mod operation;
+mod quota;
 mod removal;
 mod report;
 mod scope;
@@ -256,6 +257,10 @@ impl AgentProvider for RailwayProvider {
             AUTO_DEPLOY => steps::end_auto_deploy(&reach, key, known).await,
             _ => Err(unknown_step(step)),
         }
+    }
+
+    fn listing_interval(&self) -> Duration {
+        self.session.listing_interval()
     }
 
     async fn list(&self) -> Result<Listing, ProviderError> {

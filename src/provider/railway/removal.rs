@@ -32,7 +32,7 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
     let mut all = Vec::new();
     let mut volumes = None;
     let mut cursor: Option<String> = None;
-    for _ in 0..PAGES {
+    for pages in 1..=PAGES {
         let fleet = operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref())
             .await
             .map_err(failed)?;
@@ -48,6 +48,8 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
             (false, _) => {
                 let volumes = volumes::all(reach, volumes).await.map_err(failed)?;
                 volumes::attach(&mut all, &volumes);
+                let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+                reach.session.listed(&reach.scope.environment, pages);
                 return Ok(all);
             }
             (true, next @ Some(_)) if next != cursor => cursor = next,

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{PATIENT, kill, slow_writes};
-use crate::support::world::{POOL, World};
+use crate::support::world::{POOL, World, standing};
 
 /// How far an instance is, by everything that it records.
 fn recorded(instance: &AgentInstance) -> BTreeSet<String> {
@@ -117,7 +117,7 @@ async fn kill_at_everything(
     known: &BTreeSet<String>,
     over: fn(&[AgentInstance]) -> bool,
 ) -> BTreeSet<String> {
-    let (mut killed, begun) = (BTreeSet::new(), Instant::now());
+    let (mut killed, mut last) = (BTreeSet::new(), Instant::now());
     loop {
         let first = tokio::time::timeout(Duration::from_millis(20), marks.recv()).await;
         let mut seen: BTreeSet<String> = first.ok().flatten().into_iter().collect();
@@ -132,10 +132,15 @@ async fn kill_at_everything(
             kill(world).await;
             killed.extend(seen);
             world.start_operator(&[]);
+            last = Instant::now();
         } else if over(&world.list().await) {
             return killed;
         }
-        assert!(begun.elapsed() < PATIENT, "not over; killed at {killed:#?}");
+        assert!(
+            last.elapsed() < PATIENT,
+            "not over; killed at {killed:#?}; left {:#?}",
+            standing(&world.list().await)
+        );
     }
 }
 

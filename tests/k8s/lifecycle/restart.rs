@@ -21,8 +21,7 @@ async fn killed_in_the_middle_of_a_fill_it_creates_nothing_twice() {
         .create_pool(POOL, json!({"minIdle": 4, "tickIntervalSeconds": 1}))
         .await;
     for operation in ["RwServiceCreate", "RwDomainCreate", "RwConfigureAndDeploy"] {
-        let limit = Duration::from_secs(90);
-        until(operation, limit, || async {
+        until(operation, LONG, || async {
             (world.sim.railway_calls(operation).await > 0).then_some(())
         })
         .await;
@@ -30,10 +29,7 @@ async fn killed_in_the_middle_of_a_fill_it_creates_nothing_twice() {
         world.operator().kill();
         world.start_operator(&[]);
     }
-    until("four idle", Duration::from_secs(90), || async {
-        (world.in_phase(Phase::Idle).await.len() == 4).then_some(())
-    })
-    .await;
+    world.wait_idle(4).await;
     assert_eq!(world.list().await.len(), 4);
     crate::railway::made_once(&world, 4).await;
     world.finish().await;
@@ -75,11 +71,7 @@ async fn what_was_being_built_when_it_died_is_built_on_and_not_twice() {
     );
     world.operator().kill();
     world.start_operator(&[]);
-    let idle = until("three idle", Duration::from_secs(120), || async {
-        let idle = world.in_phase(Phase::Idle).await;
-        (idle.len() == 3).then_some(idle)
-    })
-    .await;
+    let idle = world.wait_idle(3).await;
     assert_eq!(super::ids(&idle), before, "the same ones");
     crate::railway::made_once(&world, 3).await;
     assert_eq!(world.sim.services_ever().await.len(), 3);
@@ -174,7 +166,7 @@ async fn processes_that_start_at_the_same_moment_all_begin_to_work() {
         all.push(start.await.unwrap());
     }
     for operator in &all {
-        until("it leads or stands by", Duration::from_secs(20), || async {
+        until("it leads or stands by", LONG, || async {
             let log = operator.log();
             let begun = log.contains("reconciling pools=") || log.contains("not leading: ");
             begun.then_some(())

@@ -1,7 +1,6 @@
 //! Writes whose answer is lost: each has happened once in the end.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use agentpool::domain::instance::phase::Phase;
 use agentpool::provider::railway::operation;
@@ -51,10 +50,7 @@ async fn lost_of(kind: &str, fault: Value, (railway, not): (Value, &[&str])) {
             json!({"minIdle": 1, "tickIntervalSeconds": 1, "provider": {"railway": settings}}),
         )
         .await;
-    until("one idle", Duration::from_secs(90), || async {
-        (world.in_phase(Phase::Idle).await.len() == 1).then_some(())
-    })
-    .await;
+    world.wait_idle(1).await;
     super::made_once(&world, 1).await;
     world.patch_pool(json!({"paused": ["Refill"]})).await;
     assert_eq!(world.claim("Tokyo Trip").await.status, 200);

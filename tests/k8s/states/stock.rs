@@ -264,10 +264,7 @@ async fn a_domain_that_cannot_be_made_at_once_is_made_later() {
     })
     .await;
     // Nobody knows whether it was made: it is looked for twice, past the listing's lag.
-    let idle = until("idle", Duration::from_secs(90), || async {
-        world.in_phase(Phase::Idle).await.into_iter().next()
-    })
-    .await;
+    let idle = world.wait_idle(1).await.remove(0);
     assert_eq!(idle.spec.id, without.spec.id);
     assert!(idle.status.unwrap().url.is_some());
     assert_eq!(world.sim.railway_calls("RwDomainCreate").await, 2);

@@ -53,7 +53,7 @@ pub fn list(cx: &Cx, args: &Value) -> Answer {
     let items = found.iter().map(|d| Item {
         at: d.created,
         id: d.id.clone(),
-        node: cx.deployment_json(d),
+        node: move || cx.deployment_json(d),
     });
     Ok(connection(items.collect(), args))
 }
@@ -79,7 +79,7 @@ pub fn events(cx: &Cx, args: &Value) -> Answer {
             "completedAt": ended.map(|at| cx.stamp(at)),
             "payload": {"attempt": 1, "maxAttempts": 1, "durationMs": lasted, "error": error, "reason": null, "skipped": false, "detail": null},
         });
-        Item { at: step.at, id: format!("{}-{i}", d.id), node }
+        Item { at: step.at, id: format!("{}-{i}", d.id), node: move || node }
     });
     Ok(connection(items.collect(), args))
 }

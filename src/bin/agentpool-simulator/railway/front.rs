@@ -8,7 +8,7 @@ use crate::railway::effects::Effects;
 use crate::railway::errors::{BAD_INPUT, fail};
 use crate::railway::executor::Prepared;
 use crate::railway::faults::{Asked, Fault};
-use crate::railway::limits::Quota;
+use crate::railway::limits::{HOUR, Quota};
 use crate::railway::model::{Railway, TokenKind};
 use crate::railway::{broken, plans};
 use crate::world::{Sim, World};
@@ -130,7 +130,8 @@ fn respond(sim: &Sim, request: &Request, caller: &Caller, now: Ms, record: &mut 
     if now < world.railway.edge_blocked_until {
         return Outcome { reply, until };
     }
-    let policy = format!("\"default\";q={};w=3600", quota.per_hour);
+    let window = sim.clock.real_seconds(HOUR).max(1);
+    let policy = format!("\"default\";q={};w={window}", quota.per_hour);
     Outcome {
         reply: reply.with("RateLimit-Policy", &policy),
         until,

@@ -3,7 +3,8 @@
 use crate::clock::Ms;
 use std::collections::BTreeMap;
 
-const HOUR: Ms = 3_600_000;
+/// The longer window.
+pub const HOUR: Ms = 3_600_000;
 const SECOND: Ms = 1_000;
 
 /// A quota.

@@ -239,23 +239,28 @@ fn digest_of(image: &str) -> String {
     format!("sha256:{hex}")
 }
 
-/// One item of a connection: its moment and id make the cursor.
-pub struct Item {
+/// One item of a connection: its moment and id make the cursor. Its node is made for the page that shows it.
+pub struct Item<N> {
     /// When it was made; the order of a listing.
     pub at: Ms,
     /// Its id.
     pub id: String,
-    /// The node.
-    pub node: Value,
+    /// Makes the node.
+    pub node: N,
 }
 
 /// A page of a Relay connection: `items` in listing order.
-pub fn connection(items: Vec<Item>, args: &Value) -> Value {
-    let cursors: Vec<String> = items.iter().map(|i| cursor(i.at, &i.id)).collect();
+pub fn connection<N: FnOnce() -> Value>(items: Vec<Item<N>>, args: &Value) -> Value {
     let position = |name: &str| {
-        args[name]
-            .as_str()
-            .map(|c| cursors.iter().position(|x| x == c))
+        args[name].as_str().map(|cursor| {
+            let wanted = decoded(cursor);
+            let is = |i: &Item<N>| {
+                wanted
+                    .as_ref()
+                    .is_some_and(|(at, id)| i.at == *at && i.id == *id)
+            };
+            items.iter().position(is)
+        })
     };
     // A cursor whose item has gone meanwhile: go on behind everything that is older than it.
     let start = match position("after") {
@@ -277,10 +282,9 @@ pub fn connection(items: Vec<Item>, args: &Value) -> Value {
     let total = items.len();
     let edges: Vec<Value> = items
         .into_iter()
-        .zip(&cursors)
         .take(to)
         .skip(from)
-        .map(|(item, cursor)| json!({"cursor": cursor, "node": item.node}))
+        .map(|item| json!({"cursor": cursor(item.at, &item.id), "node": (item.node)()}))
         .collect();
     let ends = |edge: Option<&Value>| edge.map(|e| e["cursor"].clone()).unwrap_or_default();
     let info = json!({
@@ -297,24 +301,18 @@ fn cursor(at: Ms, id: &str) -> String {
         .collect()
 }
 
-fn after_lost(items: &[Item], cursor: &str) -> usize {
-    let bytes: Option<Vec<u8>> = (0..cursor.len() / 2)
-        .map(|i| {
-            cursor
-                .get(2 * i..2 * i + 2)
-                .and_then(|h| u8::from_str_radix(h, 16).ok())
-        })
-        .collect();
-    let text = bytes
-        .and_then(|b| String::from_utf8(b).ok())
-        .unwrap_or_default();
-    let at: Ms = text
-        .split(':')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(Ms::MIN);
+fn decoded(cursor: &str) -> Option<(Ms, String)> {
+    let byte = |i: usize| u8::from_str_radix(cursor.get(2 * i..2 * i + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..cursor.len() / 2).map(byte).collect();
+    let text = String::from_utf8(bytes?).ok()?;
+    let (at, id) = text.split_once(':')?;
+    Some((at.parse().ok()?, id.to_owned()))
+}
+
+fn after_lost<N>(items: &[Item<N>], cursor: &str) -> usize {
+    let at = decoded(cursor).map_or(Ms::MIN, |(at, _)| at);
     let descending = items.len() > 1 && items[0].at > items[items.len() - 1].at;
-    let is_before = |i: &&Item| if descending { i.at >= at } else { i.at <= at };
+    let is_before = |i: &&Item<N>| if descending { i.at >= at } else { i.at <= at };
     items.iter().take_while(is_before).count()
 }
 
@@ -323,14 +321,13 @@ mod tests {
     use super::{Item, connection};
     use serde_json::{Value, json};
 
-    fn items(n: i64) -> Vec<Item> {
-        (0..n)
-            .map(|i| Item {
-                at: i,
-                id: format!("id{i}"),
-                node: json!({"n": i}),
-            })
-            .collect()
+    fn items(n: i64) -> Vec<Item<impl FnOnce() -> Value>> {
+        let item = |i| Item {
+            at: i,
+            id: format!("id{i}"),
+            node: move || json!({"n": i}),
+        };
+        (0..n).map(item).collect()
     }
 
     fn numbers(page: &Value) -> Vec<i64> {
@@ -358,6 +355,21 @@ mod tests {
         );
         assert_eq!(numbers(&third), [4]);
         assert_eq!(third["pageInfo"]["hasNextPage"], false);
+    }
+
+    #[test]
+    fn only_the_nodes_of_the_page_are_made() {
+        let made = std::cell::Cell::new(0);
+        let item = |at| Item {
+            at,
+            id: String::new(),
+            node: || {
+                made.set(made.get() + 1);
+                json!({})
+            },
+        };
+        connection((0..1000).map(item).collect(), &json!({"first": 10}));
+        assert_eq!(made.get(), 10);
     }
 
     #[test]

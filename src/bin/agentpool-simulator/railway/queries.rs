@@ -1,8 +1,9 @@
 //! Reads of workspaces, projects, environments and services, and the connections between them.
 
+use crate::clock::Ms;
 use crate::railway::context::{Cx, Header};
 use crate::railway::errors::{Answer, fail, not_authorized};
-use crate::railway::model::TokenKind;
+use crate::railway::model::{InstanceKey, TokenKind};
 use crate::railway::objects::{Item, connection};
 use serde_json::{Map, Value, json};
 
@@ -132,7 +133,7 @@ pub fn projects(cx: &Cx, args: &Value) -> Answer {
     let items = found.iter().map(|p| Item {
         at: p.life.created,
         id: p.id.clone(),
-        node: cx.project_json(p),
+        node: move || cx.project_json(p),
     });
     Ok(connection(items.collect(), args))
 }
@@ -195,36 +196,36 @@ fn environments_of(cx: &Cx, project: &str, args: &Value) -> Value {
     let items = visible.map(|e| Item {
         at: e.life.created,
         id: e.id.clone(),
-        node: cx.environment_json(e),
+        node: move || cx.environment_json(e),
     });
     connection(items.collect(), args)
 }
 
 fn services_of(cx: &Cx, project: &str, args: &Value) -> Value {
-    let found: Vec<_> = {
+    let found: Vec<(Ms, String)> = {
         let world = cx.world.borrow();
-        let ids = world
-            .railway
-            .projects
-            .get(project)
-            .map(|p| p.services.as_slice())
-            .unwrap_or_default();
-        ids.iter()
-            .filter_map(|id| world.railway.services.get(id))
-            .filter(|s| s.life.is_listed(cx.now))
-            .cloned()
-            .collect()
+        let railway = &world.railway;
+        let ids = railway.projects.get(project).map(|p| p.services.as_slice());
+        let listed = ids.unwrap_or_default().iter();
+        let listed = listed.filter_map(|id| railway.services.get(id));
+        let listed = listed.filter(|s| s.life.is_listed(cx.now));
+        listed.map(|s| (s.life.created, s.id.clone())).collect()
     };
-    let items = found.iter().map(|s| Item {
-        at: s.life.created,
-        id: s.id.clone(),
-        node: cx.service_json(s),
+    let node = &|id: &str| {
+        let world = cx.world.borrow();
+        let service = world.railway.services.get(id);
+        service.map(|s| cx.service_json(s)).unwrap_or_default()
+    };
+    let items = found.iter().map(|(at, id)| Item {
+        at: *at,
+        id: id.clone(),
+        node: move || node(id),
     });
     connection(items.collect(), args)
 }
 
 fn instances_of(cx: &Cx, environment: &str, args: &Value) -> Value {
-    let found: Vec<_> = {
+    let found: Vec<(Ms, String, InstanceKey)> = {
         let world = cx.world.borrow();
         let railway = &world.railway;
         let project = railway
@@ -232,16 +233,23 @@ fn instances_of(cx: &Cx, environment: &str, args: &Value) -> Value {
             .get(environment)
             .and_then(|e| railway.projects.get(&e.project));
         let ids = project.map(|p| p.services.as_slice()).unwrap_or_default();
-        ids.iter()
-            .filter_map(|id| railway.instances.get(&(id.clone(), environment.to_owned())))
-            .filter(|i| i.life.is_listed(cx.now))
-            .cloned()
-            .collect()
+        let keys = ids.iter().map(|id| (id.clone(), environment.to_owned()));
+        let listed = |key| {
+            let instance = railway.instances.get(&key);
+            let listed = instance.filter(|i| i.life.is_listed(cx.now));
+            listed.map(|i| (i.life.created, i.id.clone(), key))
+        };
+        keys.filter_map(listed).collect()
     };
-    let items = found.iter().map(|i| Item {
-        at: i.life.created,
-        id: i.id.clone(),
-        node: cx.instance_json(i),
+    let node = &|key: &InstanceKey| {
+        let world = cx.world.borrow();
+        let instance = world.railway.instances.get(key);
+        instance.map(|i| cx.instance_json(i)).unwrap_or_default()
+    };
+    let items = found.iter().map(|(at, id, key)| Item {
+        at: *at,
+        id: id.clone(),
+        node: move || node(key),
     });
     let shown = cx.effects.short_list.unwrap_or(usize::MAX);
     connection(items.take(shown).collect(), args)
@@ -258,7 +266,7 @@ fn volumes_of_project(cx: &Cx, project: &str, args: &Value) -> Value {
     let items = found.iter().map(|v| Item {
         at: v.life.created,
         id: v.id.clone(),
-        node: cx.volume_json(v),
+        node: move || cx.volume_json(v),
     });
     connection(items.collect(), args)
 }
@@ -274,7 +282,7 @@ fn volumes_of_environment(cx: &Cx, environment: &str, args: &Value) -> Value {
     let items = found.iter().map(|v| Item {
         at: v.life.created,
         id: v.id.clone(),
-        node: cx.volume_instance_json(v),
+        node: move || cx.volume_instance_json(v),
     });
     connection(items.collect(), args)
 }

@@ -254,7 +254,7 @@ pub fn patches(cx: &Cx, args: &Value) -> Answer {
         Item {
             at: p.created,
             id: p.id.clone(),
-            node,
+            node: move || node,
         }
     });
     Ok(connection(items.collect(), args))
