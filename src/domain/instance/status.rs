@@ -401,7 +401,10 @@ pub fn claimed(
 ) -> AgentInstanceStatus {
     let mut new = instance.status.clone().unwrap_or_default();
     let outcome = outcome::parse(&claim.outcome);
-    new.claim = Some(claim);
+    new.claim = Some(ClaimStatus {
+        source_branch: source_branch(instance),
+        ..claim
+    });
     let reason = match outcome {
         Outcome::Bound => Reason::Claimed,
         Outcome::Pending => Reason::PendingAcceptance,

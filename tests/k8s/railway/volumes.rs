@@ -45,7 +45,10 @@ async fn a_volume_is_there_before_the_first_start_and_goes_with_the_agent() {
         let given = &service["deployments"][0]["snapshot"]["variables"];
         assert_eq!(given["RAILWAY_VOLUME_MOUNT_PATH"], "/data", "{given}");
     }
-    assert_eq!(world.sim.railway_calls("RwVolumeCreate").await, 2);
+    let ledger = world.sim.ledger().await;
+    let resources = ledger["resources"].as_array().unwrap().iter();
+    let ever = resources.filter(|r| r["kind"] == "volume").count();
+    assert_eq!(ever, 2, "refused too soon after another is not made");
     assert_eq!(
         world.sim.railway_calls("RwVolumes").await,
         0,
@@ -58,7 +61,9 @@ async fn a_volume_is_there_before_the_first_start_and_goes_with_the_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_in_stock_that_lost_its_volume_is_replaced_and_one_in_use_is_not() {
     let world = World::start("volume-lost").await;
-    world.create_pool(POOL, with_volume(1)).await;
+    let mut spec = with_volume(1);
+    spec["cleanupAfterSeconds"] = json!(0);
+    world.create_pool(POOL, spec).await;
     world.wait_idle(1).await;
     assert_eq!(world.claim("Kept").await.status, 200);
     let lost = world.wait_idle(1).await.remove(0);
