@@ -56,6 +56,8 @@ pub struct Memory {
     pub step_known_for: Duration,
     /// How long ago the last probe was sent; `None`: never.
     pub probed: Option<Duration>,
+    /// Probes in a row that were not answered as they should be, up to the last one.
+    pub unanswered: u32,
     /// Somebody asked for a probe that was not sent yet.
     pub probe_asked: bool,
     /// How long ago the resource was first found missing without having been seen since.
