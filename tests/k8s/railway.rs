@@ -3,7 +3,9 @@
 mod apart;
 mod faults;
 mod images;
+mod own;
 mod settings;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 

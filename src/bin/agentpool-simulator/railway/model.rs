@@ -274,7 +274,7 @@ pub struct Railway {
     /// Commits that do not exist.
     pub unknown_commits: BTreeSet<String>,
     /// Last `projectCreate`, per user.
-    pub project_cooldown: Ms,
+    pub project_cooldown: BTreeMap<String, Ms>,
     /// Last `volumeCreate`, per user.
     pub volume_cooldown: Ms,
     /// Everything is blocked at the edge until then.
