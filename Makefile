@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 CLUSTER_SH := deploy/local/cluster
 # clippy and cargo test give way to what the environment says.
 CARGO ?= cargo
+# Where the benchmarks of the whole system leave what they measured.
+FIGURES = $${CARGO_TARGET_DIR:-target}/figures
 
 .PHONY: help demo demo-down build test sim soak soak-sim soak-race lint fmt gen bench bench-decide bench-claim bench-life bench-restart acceptance ci cluster cluster-down
 
@@ -73,11 +75,14 @@ bench-life: ## What a life costs at Railway, and how fast a pool fills
 bench-restart: ## A restart with 10,000 claimed instances: time, memory, and what rest costs
 	$(call whole-system,restart)
 
-# Built first: what is measured shares its cores with nothing.
+# Built first: what is measured shares its cores with nothing. What they say is kept beside, so that nobody has to look.
 define whole-system
 $(CLUSTER_SH) build
 $(CARGO) bench --no-run --bench $(1)
-$(CLUSTER_SH) run -- bash -c 'AGENTPOOL_BENCH_SHORT=$(SHORT) AGENTPOOL_TEST_KUBECONFIG=$$KUBECONFIG $(CARGO) bench --bench $(1)'
+@mkdir -p $(FIGURES)
+@echo "$(1), $$(date -u +%FT%TZ), commit $$(git rev-parse --short HEAD 2>/dev/null || echo unknown), $$(nproc) cores, load $$(cut -d' ' -f1 /proc/loadavg)" | tee -a $(FIGURES)/$(1).txt
+$(CLUSTER_SH) run -- bash -c 'AGENTPOOL_BENCH_SHORT=$(SHORT) AGENTPOOL_TEST_KUBECONFIG=$$KUBECONFIG $(CARGO) bench --bench $(1)' 2>&1 | tee -a $(FIGURES)/$(1).txt
+@echo "kept in $(FIGURES)/$(1).txt"
 endef
 
 acceptance: ## What the last `make test` showed, row by row of docs/acceptance.md

@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use agentpool::api::AgentInstance;
+use agentpool::domain::instance::phase::Phase;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -135,23 +136,20 @@ impl Bench {
         }
     }
 
-    /// Fills up to so many in stock, and waits until every replica shows them.
+    /// Fills up to so many in stock, and waits until every replica shows them. How many there are the API server says:
+    /// of claims that failed some agents are gone, and some are back.
     async fn stock(&mut self, wanted: usize) {
-        let taken = self.next.load(Ordering::SeqCst);
-        let missing = (taken + wanted).saturating_sub(self.seeded);
+        let missing = wanted.saturating_sub(self.world.in_phase(Phase::Idle).await.len());
         self.seeder
             .seed(&self.world, self.seeded, missing, false)
             .await;
         self.seeded += missing;
-        let idle = self.seeded - taken;
         for operator in self.apis.iter().chain(&self.controller) {
             until("the stock is seen", LONG, || async {
-                let shown = metric(
-                    &operator.operations,
-                    "agentpool_instances",
-                    "phase=\"Idle\"",
-                );
-                (shown.await as usize == idle).then_some(())
+                let name = "agentpool_instances";
+                let shown = metric(&operator.operations, name, "phase=\"Idle\"").await as usize;
+                let there = self.world.in_phase(Phase::Idle).await.len();
+                (shown == there).then_some(())
             })
             .await;
         }
@@ -283,14 +281,13 @@ impl Caller {
         let n = self.next.fetch_add(1, Ordering::SeqCst);
         let body = json!({"agentName": format!("Agent {n}"), "instructions": "x".repeat(500)});
         let sent = self.http.post(&self.url).bearer_auth(KEY).json(&body);
-        let answer = sent.send().await.unwrap();
+        let answer = sent.send().await.map_err(|_| false)?;
         let (status, timing) = (
             answer.status(),
             answer.headers().get("server-timing").cloned(),
         );
         if status != 200 {
-            self.next.fetch_sub(1, Ordering::SeqCst);
-            let text = answer.text().await.unwrap();
+            let text = answer.text().await.unwrap_or_default();
             return Err(text.contains("no_idle"));
         }
         let timing = timing.unwrap();

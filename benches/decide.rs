@@ -99,6 +99,7 @@ fn pool(c: &mut Criterion) {
         protected: false,
         creation_failed: None,
         reason: None,
+        drift: None,
         created_at: None,
     };
     let members: Vec<Member> = (0..MEMBERS).map(member).collect();

@@ -18,6 +18,8 @@ pub enum ConditionType {
     AtCapacity,
     /// Pool: the circuit breaker holds creations back.
     CircuitOpen,
+    /// Pool: its idle agents are what it would build now.
+    RolledOut,
     /// Pool: another release watches it too, and leaves it alone.
     Contested,
     /// Pool: the provider has resources called as the pool's are that no AgentInstance is about. Absent where there are none.
@@ -35,6 +37,7 @@ impl ConditionType {
             Self::ProviderReachable => "ProviderReachable",
             Self::AtCapacity => "AtCapacity",
             Self::CircuitOpen => "CircuitOpen",
+            Self::RolledOut => "RolledOut",
             Self::Contested => "Contested",
             Self::StrayResources => "StrayResources",
             Self::Bound => "Bound",
@@ -209,6 +212,16 @@ reasons! {
     Closed,
     /// `spec.paused` holds it.
     Paused,
+    /// Every idle agent is what the pool would build now.
+    UpToDate,
+    /// Idle agents are not what the pool would build now, and stay until they are drained or claimed.
+    Drifted,
+    /// Idle agents that drifted are being replaced.
+    RollingOut,
+    /// In stock, but built from an earlier template of the pool.
+    TemplateChanged,
+    /// In stock, but built from an earlier image: the tag was moved since.
+    ImageChanged,
     /// The pool belongs to another release than the one that says so.
     OtherRelease,
     /// The pool is being deleted.

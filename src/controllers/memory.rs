@@ -23,6 +23,8 @@ pub struct Remembered {
     step: Option<(String, Monotonic)>,
     /// When the last probe was sent.
     pub probed: Option<Monotonic>,
+    /// Probes in a row that were not answered as they should be.
+    pub unanswered: u32,
     /// Somebody asked for a probe that was not sent yet.
     pub probe_asked: bool,
     /// Since when the resource is missing.
@@ -209,6 +211,7 @@ impl Remembered {
             claim_known_for,
             step_known_for: now.saturating_sub(step_since),
             probed: ago(self.probed),
+            unanswered: self.unanswered,
             probe_asked: self.probe_asked,
             missing_for: ago(self.missing),
             absent_for: ago(self.absent),

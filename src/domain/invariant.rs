@@ -3,6 +3,7 @@
 //! They say what may never happen, not what should; they are written from the contract, not from `decide`.
 
 mod in_use;
+mod rollout;
 
 use std::time::Duration;
 
@@ -414,7 +415,16 @@ pub fn pool_broken(
             allowed,
         ),
         ("nothing is created that nobody wants", wanted),
-        ("only a pool that goes deletes, and nobody's agent", deletes),
+        (
+            "only nobody's agent is deleted: of a pool that goes, or rolls out",
+            deletes,
+        ),
+        ("a roll-out leaves enough", rollout::leaves_enough),
+        ("a roll-out builds no more than it may", rollout::builds_few),
+        (
+            "a roll-out that is held or fails does nothing",
+            rollout::held,
+        ),
         ("the pool goes last", last),
         ("a request is answered once", answered_once),
         ("the next decision is soon, but not at once", pool_bounded),
@@ -469,7 +479,7 @@ fn wanted(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let there = counts.get(Phase::Idle) + counts.get(Phase::Provisioning);
     let short = i64::from((v.wanted() - there).max(0));
     let asked: usize = d.answers.iter().map(|a| a.ids.len()).sum();
-    count(d.create.len()) <= short + count(asked)
+    count(d.create.len()) <= short + count(asked) + i64::from(d.rollout.create)
 }
 
 fn goes(v: &pool::view::View<'_>, m: &pool::view::Member) -> bool {
@@ -478,12 +488,17 @@ fn goes(v: &pool::view::View<'_>, m: &pool::view::Member) -> bool {
 }
 
 fn deletes(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
-    d.delete.is_empty()
-        || (v.pool.metadata.deletion_timestamp.is_some()
-            && d.delete.iter().all(|name| {
-                let member = v.members.iter().find(|m| &m.object == name);
-                member.is_some_and(|m| goes(v, m) && m.phase != Phase::Terminating)
-            }))
+    let deleted = v.pool.metadata.deletion_timestamp.is_some();
+    d.delete.iter().all(|name| {
+        let member = v.members.iter().find(|m| &m.object == name);
+        member.is_some_and(|m| {
+            if deleted {
+                goes(v, m) && m.phase != Phase::Terminating
+            } else {
+                m.phase == Phase::Idle && !m.protected && m.drift.is_some()
+            }
+        })
+    })
 }
 
 fn last(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {

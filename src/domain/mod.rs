@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod budget;
 pub mod candidates;
 pub mod claim;
+pub mod drift;
 pub mod image;
 pub mod instance;
 pub mod invariant;

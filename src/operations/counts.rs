@@ -7,6 +7,7 @@ use kube::runtime::reflector::Store;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::api::{AgentInstance, AgentPool};
+use crate::domain::drift::{self, Present};
 use crate::domain::instance::phase::{Phase, phase_of};
 use crate::telemetry::metrics::PoolSample;
 
@@ -95,11 +96,12 @@ fn samples(pools: &Store<AgentPool>, instances: &Store<AgentInstance>) -> Vec<Po
             text(instance.metadata.namespace.as_deref()),
             instance.spec.pool_ref.name.clone(),
         );
-        found
-            .entry(key)
-            .or_default()
-            .counts
-            .add(phase_of(&instance));
+        let known = found.entry(key).or_default();
+        let phase = phase_of(&instance);
+        known.counts.add(phase);
+        let present = known.pool.as_deref().and_then(Present::of_pool);
+        let drifted = present.and_then(|present| drift::drift(&instance, &present));
+        known.drifted += i64::from(phase == Phase::Idle && drifted.is_some());
     }
     let sample = |((namespace, name), known): (_, Known)| PoolSample {
         namespace,
@@ -115,6 +117,7 @@ fn samples(pools: &Store<AgentPool>, instances: &Store<AgentInstance>) -> Vec<Po
             .iter()
             .map(|(phase, n)| (phase.as_str(), n))
             .collect(),
+        drifted: known.drifted,
     };
     found.into_iter().map(sample).collect()
 }
@@ -124,6 +127,7 @@ fn samples(pools: &Store<AgentPool>, instances: &Store<AgentInstance>) -> Vec<Po
 struct Known {
     pool: Option<Arc<AgentPool>>,
     counts: Counts,
+    drifted: i64,
 }
 
 fn text(name: Option<&str>) -> String {

@@ -90,6 +90,8 @@ pub struct PoolSample {
     pub max_total: Option<i64>,
     /// Instances by phase, every phase once, in the words of `status.phase`.
     pub instances: Vec<(&'static str, i64)>,
+    /// Idle instances that are not what the pool would build now.
+    pub drifted: i64,
 }
 
 /// How many resources of a kind the latest sweep of a pool's scope found and left alone.
@@ -505,6 +507,12 @@ impl Collector for Pools {
                     .encode_gauge(count)?;
             }
         }
+        let text = "Idle agents that are not what the pool would build now";
+        let mut gauge =
+            encoder.encode_descriptor("drifted_instances", text, None, MetricType::Gauge)?;
+        for s in &samples {
+            gauge.encode_family(&labels(s))?.encode_gauge(&s.drifted)?;
+        }
         let mut gauge = encoder.encode_descriptor(
             "pool_min_idle",
             "Agents that should stand ready",
@@ -545,6 +553,7 @@ mod tests {
                 min_idle: Some(3),
                 max_total: None,
                 instances: vec![("Idle", 2)],
+                drifted: 1,
             }]
         });
         metrics.set_leader_source(|| true);
@@ -572,6 +581,7 @@ mod tests {
             "agentpool_leader 1",
             "agentpool_instances{namespace=\"agents\",pool=\"staging\",phase=\"Idle\"} 2",
             "agentpool_stray_resources{namespace=\"agents\",pool=\"staging\",kind=\"foreign\"} 4",
+            "agentpool_drifted_instances{namespace=\"agents\",pool=\"staging\"} 1",
             "agentpool_pool_min_idle{namespace=\"agents\",pool=\"staging\"} 3",
             "agentpool_claims_total{namespace=\"agents\",pool=\"staging\",source=\"other\",outcome=\"no_idle\"} 1",
             "agentpool_provider_calls_total{provider=\"railway\",operation=\"list\",outcome=\"ok\"} 1",

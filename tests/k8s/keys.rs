@@ -1,5 +1,7 @@
 //! Idempotency keys and join links that nobody joins twice: over callers, replicas, crashes and time.
 
+mod deaths;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

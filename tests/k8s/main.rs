@@ -34,6 +34,7 @@ mod pending;
 mod quiet;
 mod race;
 mod railway;
+mod rollout;
 mod schema;
 mod settings;
 mod settings_railway;

@@ -10,6 +10,7 @@
 
 pub mod cluster;
 pub mod operator;
+pub mod proxy;
 pub mod simulator;
 pub mod wait;
 pub mod world;

@@ -288,15 +288,17 @@ impl Default for CircuitBreaker {
 /// How a change of the pool reaches agents that are already built.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.maxSurge + self.maxUnavailable > 0").message("spec.rollout.maxSurge and maxUnavailable are both 0, so that nothing could ever be replaced: set one of them to at least 1").field_path(".maxUnavailable"))]
 pub struct Rollout {
     /// OnDrain (default): only new agents follow a change. RollingIdle: idle ones are replaced step by step. Claimed ones never.
     #[serde(default)]
     pub strategy: RolloutStrategy,
-    /// How many idle agents may be missing during a rollout. Default 1.
+    /// How many idle agents may be missing during a rollout, where maxTotal or maxSurge leaves no room to build the new
+    /// ones first. Default 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_unavailable: i32,
-    /// How many agents more than minIdle there may be during a rollout. Default 1.
+    /// How many agents more than minIdle, or than there are where that is more, there may be during a rollout. Default 1.
     #[serde(default = "one")]
     #[schemars(range(min = 0, max = 1000))]
     pub max_surge: i32,

@@ -66,6 +66,10 @@ pub struct AgentPoolStatus {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub occupancy: i32,
+    /// Idle agents that are not what the pool would build now: its template was changed, or its image's tag was moved.
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub drifted: i32,
     /// Selects the pool's instances, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
@@ -93,7 +97,7 @@ pub struct AgentPoolStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, RequestAnswer>,
     /// Ready: the pool has its minimum, else why not. ProviderReachable: the provider answers. AtCapacity: maxTotal is
-    /// reached. CircuitOpen: creations are held back. StrayResources, only where there are any: the provider has
+    /// reached. CircuitOpen: creations are held back. RolledOut: no idle agent drifted, else what is done about it. StrayResources, only where there are any: the provider has
     /// resources that are called as this pool's agents are and that no AgentInstance is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]

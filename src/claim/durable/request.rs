@@ -223,9 +223,9 @@ impl Inner {
         if theirs.spec.request_hash != Some(record::request_hash(&asked.request)) {
             return Ok(Opened::with(Err(ClaimError::KeyReused)));
         }
-        let limit = judgement::patience(&theirs).unwrap_or_default()
-            + deadline_of(Some(pool))
-            + STILL_MARGIN;
+        // Both its own patience and this caller's: whoever drives it may have died, and be followed.
+        let patience = judgement::patience(&theirs).unwrap_or_default();
+        let limit = patience.max(asked.terms.wait) + deadline_of(Some(pool)) + STILL_MARGIN;
         let end = self.parts.clock.monotonic() + 2 * limit;
         let Some(finished) = self.finished(theirs, end).await? else {
             return Ok(Opened::Again);

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, ListParams, PostParams};
 
 use super::Fleet;
 use crate::domain::template::Template;
@@ -97,5 +97,41 @@ impl Fleet {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(key, Arc::new(template.clone()));
         Ok(name)
+    }
+
+    /// The names of every revision that was recorded for a pool.
+    pub async fn list_templates(
+        &self,
+        namespace: &str,
+        pool: &str,
+    ) -> Result<Vec<String>, K8sError> {
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let label = crate::api::names::label_value(pool);
+        let ours = ListParams::default().labels(&format!("{}={label}", crate::api::LABEL_POOL));
+        let doing = || format!("list the ControllerRevisions of pool {pool}");
+        let found = within(CALL_LIMIT, doing, api.list_metadata(&ours)).await?;
+        let names = found.items.into_iter().filter_map(|r| r.metadata.name);
+        Ok(names.collect())
+    }
+
+    /// Removes a revision that nobody names any more; one that is gone is removed.
+    pub async fn forget_template(&self, namespace: &str, revision: &str) -> Result<(), K8sError> {
+        // First, so that whoever needs it again records it again.
+        self.templates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&(namespace.to_owned(), revision.to_owned()));
+        let api: Api<ControllerRevision> = Api::namespaced(self.client.clone(), namespace);
+        let removed = within(
+            CALL_LIMIT,
+            || format!("delete ControllerRevision {revision}"),
+            api.delete(revision, &DeleteParams::default()),
+        )
+        .await;
+        match removed {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_gone() => Ok(()),
+            Err(e) => Err(e),
+        }
     }
 }

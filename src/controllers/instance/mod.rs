@@ -170,6 +170,9 @@ async fn act(
                 other => other?,
             }
             tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "removed", "{}", decision.message);
+            if around.pool.is_none() {
+                forget_revision(object, ctx).await;
+            }
             Ok(Next::Over)
         }
     }
@@ -251,4 +254,21 @@ fn deployed(object: &AgentInstance, around: &Surroundings) -> Option<String> {
         Written::Illegal(_) => None,
     };
     object.spec.template.image.clone().or_else(written)
+}
+
+/// The last agent of a pool that is gone takes its template with it. Nothing depends on it.
+async fn forget_revision(object: &AgentInstance, ctx: &Ctx) {
+    let namespace = object.namespace().unwrap_or_default();
+    let revision = &object.spec.template.revision;
+    let names_it = |i: &Arc<AgentInstance>| {
+        i.metadata.namespace == object.metadata.namespace
+            && i.metadata.uid != object.metadata.uid
+            && &i.spec.template.revision == revision
+    };
+    if ctx.instances.state().iter().any(names_it) {
+        return;
+    }
+    if let Err(error) = ctx.fleet.forget_template(&namespace, revision).await {
+        tracing::debug!(%revision, error = %chain(&error), "the revision stays");
+    }
 }

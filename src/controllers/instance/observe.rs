@@ -12,6 +12,7 @@ use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::AgentPool;
 use crate::api::condition::Reason;
 use crate::api::names;
+use crate::domain::drift::{self, Present};
 use crate::domain::instance::decide::{self, Decision};
 use crate::domain::instance::phase::STATE_WAKING;
 use crate::domain::instance::status::facts_of;
@@ -71,6 +72,8 @@ pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
         _ => vec![],
     };
     let mut limits = pool.as_ref().map(|p| limits_of(p)).unwrap_or_default();
+    let present = pool.as_deref().and_then(Present::of_pool);
+    limits.drift = present.and_then(|present| drift::drift(object, &present));
     // What is allowed is part of what it was built from; unknown, it is left alone.
     let railway = template.as_ref().map(|t| t.provider.railway.as_ref());
     limits.may_sleep = railway.is_none_or(|r| r.is_some_and(|r| r.sleep));

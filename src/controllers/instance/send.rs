@@ -264,7 +264,11 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
     };
     let agent = match agent(object, around, ctx).await {
         Ok(agent) => agent,
-        Err(text) => return Probe::NotReady(text),
+        Err(text) => {
+            ctx.memories
+                .with(object, |m| m.unanswered = m.unanswered.saturating_add(1));
+            return Probe::NotReady(text);
+        }
     };
     let status = object.status.as_ref();
     let recorded = status
@@ -282,6 +286,14 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
         .and_then(|s| s.claim.as_ref())
         .and_then(|c| c.conversation_id.clone());
     let waits = phase::waits_for_acceptance(object);
+    ctx.memories.with(object, |m| {
+        let answered = matches!(probe, Probe::Answered { .. });
+        m.unanswered = if answered {
+            0
+        } else {
+            m.unanswered.saturating_add(1)
+        };
+    });
     ctx.memories.with(object, |m| match &probe {
         Probe::Answered { status, .. } if waits && status.conversation.is_none() => {
             if status.pending {

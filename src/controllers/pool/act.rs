@@ -1,10 +1,11 @@
 //! The writes that follow from a decision: instances that are created, exactly those that the status lists, and deleted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kube::{Api, ResourceExt};
 
-use super::{REFUSED_FOR, SEEN_WITHIN, instances_of};
+use super::{REFUSED_FOR, SEEN_WITHIN};
 use crate::api::agent_instance::{AgentInstance, AgentInstanceSpec, PoolRef, TemplateRef};
 use crate::api::agent_pool::AgentPool;
 use crate::api::{INSTANCE_FINALIZER, LABEL_POOL, names};
@@ -149,19 +150,17 @@ pub(in crate::controllers) fn new_instance(
 
 /// Deletes the members that the decision names, each at the version at which it was judged.
 pub(super) async fn delete(
-    pool: &AgentPool,
+    judged: &[Arc<AgentInstance>],
     decision: &Decision,
     ctx: &Ctx,
 ) -> Result<(), K8sError> {
-    let api: Api<AgentInstance> =
-        Api::namespaced(ctx.client.clone(), &pool.namespace().unwrap_or_default());
-    for instance in instances_of(pool, ctx)
-        .iter()
-        .filter(|i| decision.delete.contains(&i.name_any()))
-    {
+    let goes = |i: &&Arc<AgentInstance>| decision.delete.contains(&i.name_any());
+    for instance in judged.iter().filter(goes) {
         if !ctx.leadership.holds() {
             break;
         }
+        let namespace = instance.namespace().unwrap_or_default();
+        let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &namespace);
         match patch::delete_as_read(&api, instance).await {
             Ok(()) => {}
             // Claimed or changed meanwhile: judged anew in the next pass.

@@ -7,6 +7,7 @@
 pub(super) mod act;
 mod provider;
 mod requests;
+mod revisions;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::api::condition::{ConditionType, Reason, find};
 use crate::api::{ANNOTATION_REQUESTS, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff;
+use crate::domain::drift::{self, Present};
 use crate::domain::image::Image;
 use crate::domain::instance::decide::Judgement;
 use crate::domain::instance::phase;
@@ -55,6 +57,10 @@ pub struct PoolMemory {
     finished: BTreeMap<String, Finished>,
     /// Ready's reason as last told by an event.
     told: Option<String>,
+    /// RolledOut's reason as last told by an event.
+    rollout_told: Option<String>,
+    /// The revisions of its templates.
+    revisions: revisions::Known,
     /// When the status was last written.
     written: Option<Monotonic>,
     /// No pass begins before.
@@ -123,7 +129,8 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
 
     let template = Template::of(&pool.spec);
     let scope = fleet::scope_of_pool(&pool);
-    let members = members(&pool, ctx);
+    // What is judged is what is deleted: a version that the cache shows only later may have been claimed.
+    let judged = instances_of(&pool, ctx);
     let (health, resolved) = provider::health(&pool, scope.as_ref(), deleting, ctx).await;
     let unsupported = ctx.fleet.unsupported(&template);
     let revision = if deleting || unsupported.is_some() {
@@ -140,6 +147,10 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     } else {
         ctx.images.of(&namespace, &template).await
     };
+    let present = revision
+        .as_deref()
+        .map(|revision| Present::new(revision, image.reference()));
+    let members = members(&judged, present.as_ref());
     let requests = open_requests(&pool);
     let progress =
         requests::work_on_requests(&pool, &key, &requests, &members, resolved.as_ref(), ctx).await;
@@ -187,6 +198,8 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     let (settled, held) = write(&api, &pool, &key, &new, ctx).await?;
     tell(&pool, &key, &decision, ctx).await;
     requests::forget_answered(&settled, &key, ctx);
+    // First: what a roll-out builds takes the place of what it removes.
+    delete(&judged, &decision, ctx).await?;
     let made = match (&revision, &resolved, &image) {
         (_, _, Image::Unresolved(_)) => false,
         (Some(revision), Some(scope), image) if !deleting => {
@@ -200,7 +213,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         }
         _ => false,
     };
-    delete(&pool, &decision, ctx).await?;
+    revisions::forget_unnamed(&pool, &key, revision.as_deref(), ctx).await;
     if decision.remove_finalizer && deleting && ctx.leadership.holds() {
         apply::set_pool_finalizer(&api, &settled, false).await?;
         tracing::info!(pool = %name, action = "removed", "the pool is drained");
@@ -260,8 +273,8 @@ pub fn instances_of(pool: &AgentPool, ctx: &Ctx) -> Vec<Arc<AgentInstance>> {
     found
 }
 
-fn members(pool: &AgentPool, ctx: &Ctx) -> Vec<Member> {
-    let mut members: Vec<Member> = instances_of(pool, ctx).iter().map(|i| member(i)).collect();
+fn members(instances: &[Arc<AgentInstance>], present: Option<&Present<'_>>) -> Vec<Member> {
+    let mut members: Vec<Member> = instances.iter().map(|i| member(i, present)).collect();
     members.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
     members
 }
@@ -276,7 +289,7 @@ fn waiting(pool: &AgentPool, key: &(String, String), ctx: &Ctx) -> i32 {
     i32::try_from(ctx.waiting.waiting(key, &served)).unwrap_or(i32::MAX)
 }
 
-fn member(instance: &AgentInstance) -> Member {
+fn member(instance: &AgentInstance, present: Option<&Present<'_>>) -> Member {
     let verdict = instance.status.as_ref().and_then(|s| s.verdict.as_ref());
     // What was never in stock is a failed creation, whatever ended it: an image that starts and then crashes, or comes
     // up bound, would otherwise be created without end.
@@ -296,6 +309,7 @@ fn member(instance: &AgentInstance) -> Member {
             .as_ref()
             .and_then(|s| find(&s.conditions, ConditionType::Ready))
             .and_then(|c| Reason::parse(&c.reason)),
+        drift: present.and_then(|present| drift::drift(instance, present)),
         created_at: instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
     }
 }
@@ -320,6 +334,7 @@ async fn tell(pool: &AgentPool, key: &(String, String), decision: &Decision, ctx
             .publish(pool, false, Reason::InstanceCreated, "Create", &note)
             .await;
     }
+    tell_rollout(pool, key, decision, ctx).await;
     let Some(reason) = decision.reason else {
         return;
     };
@@ -342,5 +357,38 @@ async fn tell(pool: &AgentPool, key: &(String, String), decision: &Decision, ctx
     tracing::info!(pool = %key.1, ready = decision.ready, reason = reason.as_str(), "{}", decision.message);
     ctx.events
         .publish(pool, warning, reason, "Reconcile", &decision.message)
+        .await;
+}
+
+/// One event per turn of a roll-out: it begins, is held, stops, is over.
+async fn tell_rollout(pool: &AgentPool, key: &(String, String), decision: &Decision, ctx: &Ctx) {
+    let Some(reason) = decision.rollout.reason else {
+        return;
+    };
+    let conditions = pool.status.as_ref().map(|s| s.conditions.as_slice());
+    let recorded = find(conditions.unwrap_or_default(), ConditionType::RolledOut);
+    let recorded = recorded.map(|c| c.reason.clone());
+    let told = reason.as_str().to_owned();
+    let before = ctx.with_pool_memory(key, |m| m.rollout_told.replace(told));
+    let before = before.or(recorded);
+    let up_to_date = Reason::UpToDate.as_str();
+    if before.as_deref().unwrap_or(up_to_date) == reason.as_str() {
+        return;
+    }
+    let note = if reason == Reason::UpToDate {
+        "every idle agent is what the pool builds now".to_owned()
+    } else {
+        decision.rollout.message.clone()
+    };
+    let fine = [
+        Reason::UpToDate,
+        Reason::RollingOut,
+        Reason::Drifted,
+        Reason::Paused,
+    ];
+    let warning = !fine.contains(&reason);
+    tracing::info!(pool = %key.1, reason = reason.as_str(), "roll-out: {note}");
+    ctx.events
+        .publish(pool, warning, reason, "Rollout", &note)
         .await;
 }

@@ -12,7 +12,7 @@ use crate::api::agent_instance::{
     AgentInstance, AgentInstanceStatus, ClaimStatus, OperationStatus, ProviderStatus,
     RuntimeStatus, StepStatus, Verdict,
 };
-use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
+use crate::api::condition::{ConditionType, Reason, Truth, find, set_condition};
 use crate::domain::agent::Probe;
 use crate::domain::plan::{Facts, Operation, StepSpec};
 use crate::domain::resource::Liveness;
@@ -142,7 +142,20 @@ fn observe_agent(new: &mut AgentInstanceStatus, view: &View<'_>) {
     }
 }
 
+/// One probe that goes unanswered says nothing yet of an agent that answers: it would be two writes for a hiccup.
+fn is_hiccup(status: &AgentInstanceStatus, view: &View<'_>) -> bool {
+    let reachable = find(&status.conditions, ConditionType::Reachable);
+    let unanswered = matches!(
+        view.evidence.probe,
+        Some(Probe::Unreachable(_) | Probe::NotReady(_))
+    );
+    unanswered && view.memory.unanswered < 2 && reachable.is_some_and(|c| c.status == "True")
+}
+
 fn observe_reachability(new: &mut AgentInstanceStatus, view: &View<'_>, now: jiff::Timestamp) {
+    if is_hiccup(new, view) {
+        return;
+    }
     let (truth, reason, message) = match &view.evidence.probe {
         Some(Probe::Answered { .. }) => (Truth::True, Reason::Answering, String::new()),
         Some(Probe::Unreachable(text)) => (Truth::False, Reason::Unreachable, text.clone()),

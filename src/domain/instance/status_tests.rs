@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::super::decide::Judgement;
 use super::super::fixture::{self, *};
 use super::*;
-use crate::api::condition::find;
 use crate::domain::agent::{AgentStatus, Dialect};
 use crate::domain::plan::{Outcome, Seen};
 use crate::domain::resource::Liveness;
@@ -156,6 +155,36 @@ fn transition_times_move_only_with_what_they_belong_to() {
     step(&mut case, 20);
     assert_eq!(times(&case).0, first.0);
     assert_eq!(times(&case).1, at(20).now);
+}
+
+/// A hiccup is no write; the second in a row is; what is no hiccup is told at once.
+#[test]
+fn one_probe_that_goes_unanswered_says_nothing_yet() {
+    let refused = || Probe::Unauthorized;
+    let silent = || Probe::Unreachable("no answer".into());
+    let booting = || Probe::NotReady("503".into());
+    for (before, probe, unanswered, expected) in [
+        (says(good()), silent(), 1, "True"),
+        (says(good()), booting(), 1, "True"),
+        (says(good()), silent(), 2, "False"),
+        (says(good()), booting(), 7, "False"),
+        (says(good()), refused(), 1, "False"),
+        (silent(), silent(), 1, "False"),
+        (silent(), says(good()), 0, "True"),
+    ] {
+        let mut case = idle().probe(before.clone());
+        case.memory.unanswered = 2;
+        step(&mut case, 0);
+        case.evidence.probe = Some(probe.clone());
+        case.memory.unanswered = unanswered;
+        step(&mut case, 1);
+        let status = case.instance.status.as_ref().unwrap();
+        let reachable = find(&status.conditions, ConditionType::Reachable).unwrap();
+        assert_eq!(
+            reachable.status, expected,
+            "{before:?}, then {probe:?}, {unanswered} in a row"
+        );
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::phase::{self, Phase};
 use crate::api::AgentInstance;
 use crate::domain::agent::Probe;
+use crate::domain::drift::Drift;
 use crate::domain::plan::{Outcome, Seen, StepSpec, Trouble};
 use crate::domain::resource::{Presence, Resource};
 
@@ -56,6 +57,8 @@ pub struct Memory {
     pub step_known_for: Duration,
     /// How long ago the last probe was sent; `None`: never.
     pub probed: Option<Duration>,
+    /// Probes in a row that were not answered as they should be, up to the last one.
+    pub unanswered: u32,
     /// Somebody asked for a probe that was not sent yet.
     pub probe_asked: bool,
     /// How long ago the resource was first found missing without having been seen since.
@@ -99,6 +102,8 @@ pub struct Limits {
     pub list_lag: Duration,
     /// It may sleep: its template lets it, or cannot be read now.
     pub may_sleep: bool,
+    /// In what it is not what its pool would build now.
+    pub drift: Option<Drift>,
 }
 
 impl Default for Limits {
@@ -113,6 +118,7 @@ impl Default for Limits {
             allow_unknown_clean: false,
             list_lag: Duration::from_secs(30),
             may_sleep: false,
+            drift: None,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::rollout::{self, Rollout};
 use super::view::{Counts, Finished, ProviderHealth, View};
 use super::words::summarise;
 use crate::api::agent_pool::{DeletionPolicy, Pausable, Replacement, RequestKind};
@@ -40,6 +41,8 @@ pub struct Decision {
     pub at_capacity: bool,
     /// Until when the breaker holds creations back, where it does.
     pub breaker: Breaker,
+    /// What becomes of idle agents that drifted; its deletions and creations are in `delete` and `create` too.
+    pub rollout: Rollout,
     /// When to decide again, at the latest.
     pub recheck: Duration,
 }
@@ -121,6 +124,17 @@ pub fn decide(view: &View<'_>) -> Decision {
         .create
         .extend(ids.by_ref().take(usize::try_from(automatic).unwrap_or(0)));
     answer_requests(view, blocked.as_ref(), room, slots, &mut ids, &mut decision);
+    let means = rollout::Means {
+        room,
+        slots,
+        creates: i32::try_from(decision.create.len()).unwrap_or(i32::MAX),
+        blocked: blocked.as_ref(),
+        failures: decision.breaker.failures,
+    };
+    decision.rollout = rollout::decide(view, &means);
+    let surge = usize::try_from(decision.rollout.create).unwrap_or(0);
+    decision.create.extend(ids.take(surge));
+    decision.delete.clone_from(&decision.rollout.delete);
     decision.at_capacity = room <= i32::try_from(decision.create.len()).unwrap_or(i32::MAX);
     summarise(view, &counts, deficit, room, blocked, &mut decision);
     decision
@@ -214,14 +228,10 @@ fn breaker(view: &View<'_>) -> Breaker {
     new
 }
 
-/// A creation succeeded since: the pool has its minimum and nothing failing in it.
+/// A creation succeeded since: the pool has its minimum and nothing failing in it. What a roll-out is to replace is no
+/// proof that creations work.
 fn recovered(view: &View<'_>) -> bool {
-    let idle = view
-        .members
-        .iter()
-        .filter(|m| m.phase == Phase::Idle)
-        .count();
-    i32::try_from(idle).unwrap_or(i32::MAX) >= view.pool.spec.min_idle
+    rollout::settled(view) >= view.pool.spec.min_idle
         && view.members.iter().all(|m| m.creation_failed.is_none())
 }
 

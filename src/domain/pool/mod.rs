@@ -1,6 +1,7 @@
 //! One pool: its members, how many to create or delete, what its status says.
 
 pub mod decide;
+pub mod rollout;
 pub mod status;
 pub mod view;
 mod words;

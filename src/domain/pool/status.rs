@@ -38,6 +38,7 @@ pub fn status(view: &View<'_>, decision: &Decision, creating: Vec<String>) -> Ag
         dead: counts.get(Phase::Dead),
         terminating: counts.get(Phase::Terminating),
         occupancy: counts.occupancy(),
+        drifted: decision.rollout.drifted,
         selector: Some(format!(
             "{LABEL_POOL}={}",
             names::label_value(view.pool.metadata.name.as_deref().unwrap_or_default())
@@ -209,6 +210,15 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
             Reason::Closed,
             String::new(),
         );
+    }
+    if let Some(reason) = decision.rollout.reason {
+        let truth = if decision.rollout.drifted == 0 {
+            Truth::True
+        } else {
+            Truth::False
+        };
+        let message = decision.rollout.message.clone();
+        set(ConditionType::RolledOut, truth, reason, message);
     }
     match view.listing.strays.summary() {
         Some((reason, message)) => set(ConditionType::StrayResources, Truth::True, reason, message),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::api::AgentPool;
 use crate::api::agent_pool::{Pausable, Request};
 use crate::api::condition::Reason;
+use crate::domain::drift::Drift;
 use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
@@ -26,6 +27,8 @@ pub struct Member {
     pub creation_failed: Option<String>,
     /// Why it is where it is: its Ready condition's reason.
     pub reason: Option<Reason>,
+    /// In what it is not what the pool would build now.
+    pub drift: Option<Drift>,
     /// The time the API server created it, for order.
     pub created_at: Option<jiff::Timestamp>,
 }

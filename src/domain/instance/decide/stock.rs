@@ -12,16 +12,16 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
     if let Some(unfit) = view.evidence.probe.as_ref().and_then(unfit) {
         return unfit;
     }
-    let stays = |message: &str| decision(Action::Wait, Reason::Idle, message, probe_in(view));
+    let clean = "ready, unbound and clean";
+    // It may be claimed all the same: what is newer is only nicer.
+    let (reason, message) = match view.limits.drift {
+        None => (Reason::Idle, clean.to_owned()),
+        Some(drift) => (drift.reason(), format!("{clean}; {}", drift.words())),
+    };
     match &view.evidence.probe {
-        None if probe_is_due(view) => decision(
-            Action::Probe,
-            Reason::Idle,
-            "ready, unbound and clean",
-            view.limits.tick,
-        ),
+        None if probe_is_due(view) => decision(Action::Probe, reason, message, view.limits.tick),
         // By itself an agent that does not answer is never dead: the Reachable condition says it.
-        _ => stays("ready, unbound and clean"),
+        _ => decision(Action::Wait, reason, message, probe_in(view)),
     }
 }
 

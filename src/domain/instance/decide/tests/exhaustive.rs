@@ -253,6 +253,7 @@ fn memory(permit: bool, times: impl Fn(usize, Duration) -> Option<Duration>) -> 
         claim_known_for: at(2, limits.claim_deadline + TWICE_APART).unwrap_or_default(),
         step_known_for: at(3, limits.cleanup).unwrap_or_default(),
         probed: at(4, limits.tick),
+        unanswered: u32::from(permit) * 2,
         probe_asked: permit,
         missing_for: at(5, limits.list_lag),
         absent_for: at(6, limits.list_lag),
