@@ -24,6 +24,8 @@ use agentpool::provider::{
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
+#[path = "wire_railway/projects.rs"]
+mod projects;
 #[path = "wire_railway/script.rs"]
 mod script;
 
