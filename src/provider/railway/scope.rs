@@ -125,6 +125,12 @@ async fn by_token(session: &Session, project: &str) -> Result<Vec<Environment>, 
 
 fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderError {
     let project = &config.project_id;
+    let field = match &config.environment {
+        EnvironmentRef::Workspace(id) => format!("railway.perInstance.workspaceId ({id})"),
+        EnvironmentRef::Id(_) | EnvironmentRef::Name(_) => {
+            format!("railway.project.projectId ({project})")
+        }
+    };
     let place = match &config.environment {
         EnvironmentRef::Workspace(id) => format!("workspaceId {id}"),
         EnvironmentRef::Id(_) | EnvironmentRef::Name(_) => format!("projectId {project}"),
@@ -143,7 +149,7 @@ fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderE
             );
         }
         Kind::NotFound => {
-            let text = format!("{message}: check railway's {place} and the token's workspace");
+            let text = format!("{message}: check {field} and the token's workspace");
             error = rejected(Reason::ProjectNotFound, doing, text);
         }
         _ => {}
