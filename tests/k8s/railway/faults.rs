@@ -10,6 +10,9 @@ use crate::support::simulator::PROJECT;
 use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, World};
 
+/// What is sent in place of `RwConfigureAndDeploy` where an agent has limits.
+const WITH_LIMITS: &str = "RwConfigureLimitAndDeploy";
+
 /// Every mutation that the product can send: its document's name and the root field that it ends with.
 pub fn mutations() -> BTreeMap<&'static str, String> {
     let writes = operation::ALL
@@ -27,8 +30,8 @@ pub fn mutations() -> BTreeMap<&'static str, String> {
 async fn lost(kind: &str, fault: Value) {
     let mut world = World::start("lost").await;
     let mut mutations = mutations();
-    // Those of agents with projects of their own are met there (`own`).
-    mutations.retain(|name, _| !name.starts_with("RwProject"));
+    // Those of agents with projects of their own and with limits are met there (`own`).
+    mutations.retain(|name, _| !name.starts_with("RwProject") && *name != WITH_LIMITS);
     for field in mutations.values() {
         let rule = json!({"match": {"field": field}, "count": 1, "fault": fault});
         world.sim.fault("railway", rule).await;

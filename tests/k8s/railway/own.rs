@@ -172,7 +172,7 @@ async fn a_project_of_our_name_without_our_mark_is_never_touched() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_of_own_projects_that_are_never_answered_happen_once() {
     let world = start("own-lost").await;
-    let of_shared = ["RwServiceRename", "RwServiceDelete"];
+    let of_shared = ["RwServiceRename", "RwServiceDelete", "RwConfigureAndDeploy"];
     let mut mutations = mutations();
     mutations.retain(|name, _| !of_shared.contains(name));
     for field in mutations.values() {
@@ -180,7 +180,9 @@ async fn mutations_of_own_projects_that_are_never_answered_happen_once() {
         let rule = json!({"match": {"field": field}, "count": 1, "fault": fault});
         world.sim.fault("railway", rule).await;
     }
-    world.create_pool(POOL, own_projects(1)).await;
+    let mut spec = own_projects(1);
+    spec["provider"]["railway"]["limits"] = json!({"cpuMillis": 500, "memoryMegabytes": 1000});
+    world.create_pool(POOL, spec).await;
     until("one idle", Duration::from_secs(90), || async {
         (world.in_phase(Phase::Idle).await.len() == 1).then_some(())
     })
