@@ -24,6 +24,8 @@ use agentpool::provider::{
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
+#[path = "wire_railway/projects.rs"]
+mod projects;
 #[path = "wire_railway/script.rs"]
 mod script;
 
@@ -1019,8 +1021,12 @@ async fn what_is_not_supported_is_said_before_anything_is_sent() {
     let mut elsewhere = template();
     let railway = elsewhere.provider.railway.as_mut().unwrap();
     railway.per_instance = Some(serde_json::from_value(json!({"workspaceId": "w"})).unwrap());
+    assert!(supports(&elsewhere).is_ok());
+    let railway = elsewhere.provider.railway.as_mut().unwrap();
+    railway.volume = Some(serde_json::from_value(json!({})).unwrap());
     assert!(
-        supports(&template()).is_ok() && supports(&elsewhere).unwrap_err().contains("perInstance")
+        supports(&template()).is_ok()
+            && supports(&elsewhere).unwrap_err().contains("railway.volume")
     );
     let provider = provider_at("http://127.0.0.1:1");
     let got = provider

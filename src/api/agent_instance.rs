@@ -137,6 +137,10 @@ pub struct ProviderRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub environment_id: Option<String>,
+    /// Railway, project per instance: the workspace's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub workspace_id: Option<String>,
 }
 
 /// A claim: who gets the agent and for what. Never changed once set.
@@ -294,6 +298,10 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub project_id: Option<String>,
+    /// Railway, project per instance: the id of the environment in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub environment_id: Option<String>,
     /// Sprites: the id of the golden checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]

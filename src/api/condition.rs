@@ -178,6 +178,8 @@ reasons! {
     RateLimited,
     /// What is left of the provider's request limit is kept for what is more urgent.
     QuotaReserved,
+    /// The provider takes one such request in so long, and the last one was not long ago.
+    CoolingDown,
     /// The provider does not answer.
     ProviderUnavailable,
     /// What did not work, works again.

@@ -144,6 +144,7 @@ pub fn inputs() -> Inputs {
         image: Some("registry.example.com/acme/agent@sha256:0".to_owned()),
         registry: None,
         setup_script: None,
+        extra_tokens: vec![],
     }
 }
 

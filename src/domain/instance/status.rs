@@ -104,6 +104,7 @@ fn is_unknown(reason: Reason) -> bool {
         reason,
         Reason::RateLimited
             | Reason::QuotaReserved
+            | Reason::CoolingDown
             | Reason::ProviderUnavailable
             | Reason::OutcomeUnknown
     )
@@ -394,6 +395,7 @@ fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
             "deploymentId" => provider.deployment_id = value,
             "volumeId" => provider.volume_id = value,
             "projectId" => provider.project_id = value,
+            "environmentId" => provider.environment_id = value,
             "spriteId" => provider.id = value,
             "checkpointId" => provider.checkpoint_id = value,
             "checkpointTime" => provider.checkpoint_time = value,

@@ -6,6 +6,10 @@ use super::wire::{Deployment, Domain, Domains, ServiceInstance};
 
 /// The service's id; also [`Resource::id`].
 pub const SERVICE_ID: &str = "serviceId";
+/// The id of the agent's own project.
+pub const PROJECT_ID: &str = "projectId";
+/// The id of the environment in it.
+pub const ENVIRONMENT_ID: &str = "environmentId";
 /// The agent's base address.
 pub const URL: &str = "url";
 /// The id of the domain in it.

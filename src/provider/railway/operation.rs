@@ -18,6 +18,10 @@ use super::wire::{
     ProjectData, ProjectToken, ProjectTokenData, ServiceCreateData, ServiceInstance,
     ServiceInstanceData, VariablesData, VolumeCreateData, VolumeInstance, VolumesData,
 };
+use super::wire::{
+    BatchProject, CreatedProject, ProjectCreateData, ProjectNode, ProjectNodeData,
+    ProjectsBatchData, ProjectsData,
+};
 
 /// The largest page that is known to be accepted.
 pub const PAGE: u32 = 500;
@@ -34,6 +38,11 @@ macro_rules! documents {
 
 documents! {
     PROJECT Read "RwProject" "project.graphql";
+    PROJECTS Read "RwProjects" "projects.graphql";
+    PROJECTS_BATCH Read "RwProjectsBatch" "projects_batch.graphql";
+    PROJECT_CREATE Write "RwProjectCreate" "project_create.graphql";
+    PROJECT_RENAME Write "RwProjectRename" "project_rename.graphql";
+    PROJECT_DELETE Write "RwProjectDelete" "project_delete.graphql";
     ENVIRONMENTS Read "RwEnvironments" "environments.graphql";
     PROJECT_TOKEN Read "RwProjectToken" "project_token.graphql";
     FLEET Read "RwFleet" "fleet.graphql";
@@ -61,6 +70,56 @@ pub async fn project(session: &Session, id: &str) -> Result<Project, Failure> {
         .send::<ProjectData>(&PROJECT, json!({ "id": id }))
         .await?
         .project)
+}
+
+/// A project without its environments.
+pub async fn project_node(session: &Session, id: &str) -> Result<ProjectNode, Failure> {
+    let variables = json!({ "id": id });
+    let data: ProjectNodeData = session.send(&PROJECT, variables).await?;
+    Ok(data.project)
+}
+
+/// A page of a workspace's projects, the newest first.
+pub async fn projects(
+    session: &Session,
+    workspace: &str,
+    first: u32,
+    after: Option<&str>,
+) -> Result<Connection<ProjectNode>, Failure> {
+    let mut variables = json!({ "workspaceId": workspace, "first": first });
+    if let Some(after) = after {
+        variables["after"] = after.into();
+    }
+    let data: ProjectsData = session.send(&PROJECTS, variables).await?;
+    Ok(data.projects)
+}
+
+/// Some projects with what is in them. What is gone or not ours to see is left out.
+pub async fn projects_batch(session: &Session, ids: &[&str]) -> Result<Vec<BatchProject>, Failure> {
+    let variables = json!({ "ids": ids });
+    let data: ProjectsBatchData = session.send(&PROJECTS_BATCH, variables).await?;
+    Ok(data.projects_by_ids)
+}
+
+/// Makes a project. A second call makes a second one.
+pub async fn project_create(session: &Session, input: Value) -> Result<CreatedProject, Failure> {
+    let variables = json!({ "input": input });
+    let data: ProjectCreateData = session.send(&PROJECT_CREATE, variables).await?;
+    Ok(data.project_create)
+}
+
+/// Renames a project.
+pub async fn project_rename(session: &Session, project: &str, name: &str) -> Result<(), Failure> {
+    let variables = json!({ "id": project, "input": { "name": name } });
+    let sent = session.send::<Accepted>(&PROJECT_RENAME, variables);
+    sent.await.map(drop)
+}
+
+/// Removes a project with all that is in it.
+pub async fn project_delete(session: &Session, project: &str) -> Result<(), Failure> {
+    let variables = json!({ "id": project });
+    let sent = session.send::<Accepted>(&PROJECT_DELETE, variables);
+    sent.await.map(drop)
 }
 
 /// A page of a project's environments.

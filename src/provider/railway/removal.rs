@@ -90,7 +90,10 @@ pub(super) async fn by_id(reach: &Reach<'_>, id: &str) -> Result<Option<ServiceI
 pub(super) async fn is_gone(reach: &Reach<'_>, failure: &Failure) -> Result<bool, Failure> {
     match failure.kind {
         Kind::NotFound => Ok(true),
-        Kind::Denied => scope::can_read(reach.session, reach.kind, &reach.scope.project).await,
+        Kind::Denied => match &reach.workspace {
+            Some(workspace) => scope::can_list(reach.session, workspace).await,
+            None => scope::can_read(reach.session, reach.kind, &reach.scope.project).await,
+        },
         _ => Ok(false),
     }
 }

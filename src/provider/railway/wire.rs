@@ -73,6 +73,98 @@ pub struct Project {
     pub environments: Connection<Environment>,
 }
 
+/// `RwProject`, of which only the project itself is wanted.
+#[derive(Debug, Deserialize)]
+pub struct ProjectNodeData {
+    /// The project.
+    pub project: ProjectNode,
+}
+
+/// `RwProjects`.
+#[derive(Debug, Deserialize)]
+pub struct ProjectsData {
+    /// A page of them.
+    pub projects: Connection<ProjectNode>,
+}
+
+/// A project as a listing shows it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectNode {
+    /// Its id.
+    pub id: String,
+    /// Its name, now; not unique.
+    pub name: String,
+    /// What it is about: our mark, in ours.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Option<String>,
+    /// Set while the deletion is under way.
+    #[serde(default)]
+    pub deleted_at: Option<String>,
+}
+
+/// The elements of a connection whose end is not asked for.
+#[derive(Debug, Deserialize)]
+pub struct Edges<T> {
+    /// Its elements.
+    pub edges: Vec<Edge<T>>,
+}
+
+/// `RwProjectsBatch`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectsBatchData {
+    /// Those that can be seen, in any order.
+    pub projects_by_ids: Vec<BatchProject>,
+}
+
+/// A project with what is in it.
+#[derive(Debug, Deserialize)]
+pub struct BatchProject {
+    /// Its id.
+    pub id: String,
+    /// Its environments.
+    pub environments: Edges<BatchEnvironment>,
+}
+
+/// An environment with what is in it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchEnvironment {
+    /// Its id.
+    pub id: String,
+    /// Made for a pull request.
+    #[serde(default)]
+    pub is_ephemeral: bool,
+    /// Its services.
+    pub service_instances: Edges<ServiceInstance>,
+}
+
+/// `RwProjectCreate`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectCreateData {
+    /// The new project.
+    pub project_create: CreatedProject,
+}
+
+/// A new project.
+#[derive(Debug, Deserialize)]
+pub struct CreatedProject {
+    /// Its id.
+    pub id: String,
+    /// Its environments: one, unless the answer is behind.
+    #[serde(default = "nothing")]
+    pub environments: Edges<Environment>,
+}
+
+fn nothing() -> Edges<Environment> {
+    Edges { edges: vec![] }
+}
+
 /// `RwEnvironments`.
 #[derive(Debug, Deserialize)]
 pub struct EnvironmentsData {

@@ -282,7 +282,7 @@ pub struct Railway {
     /// `owner/name#branch` → the commit at its head; one that is not here has a commit made of its name.
     pub heads: BTreeMap<String, String>,
     /// Last `projectCreate`, per user.
-    pub project_cooldown: Ms,
+    pub project_cooldown: BTreeMap<String, Ms>,
     /// Last `volumeCreate`, per user.
     pub volume_cooldown: Ms,
     /// Everything is blocked at the edge until then.
