@@ -54,6 +54,8 @@ pub enum Environment {
     Id(String),
     /// By its name, to be resolved.
     Name(String),
+    /// None: one project per agent in this workspace.
+    Workspace(String),
 }
 
 /// Makes a provider for a scope. `app` brings the real ones.
@@ -210,17 +212,27 @@ pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
         });
     }
     let railway = pool.spec.provider.railway.as_ref()?;
-    let project = railway.project.as_ref()?;
+    let (project_id, environment) = match (&railway.project, &railway.per_instance) {
+        (Some(project), _) => {
+            let environment = match &project.environment_id {
+                Some(id) => Environment::Id(id.clone()),
+                None => Environment::Name(project.environment_name.clone().unwrap_or_default()),
+            };
+            (project.project_id.clone(), environment)
+        }
+        (None, Some(own)) => {
+            let workspace = Environment::Workspace(own.workspace_id.clone());
+            (String::new(), workspace)
+        }
+        (None, None) => return None,
+    };
     Some(Scope {
         namespace,
         kind,
         secret: railway.token_secret_ref.clone(),
         token_kind: railway.token_kind,
-        project_id: project.project_id.clone(),
-        environment: match &project.environment_id {
-            Some(id) => Environment::Id(id.clone()),
-            None => Environment::Name(project.environment_name.clone().unwrap_or_default()),
-        },
+        project_id,
+        environment,
     })
 }
 
@@ -228,7 +240,8 @@ pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
 pub fn is_resolved(scope: &Scope, facts: &Facts) -> bool {
     let resolved = match scope.environment {
         Environment::Id(ref id) if id.is_empty() => "organization",
-        _ => "environmentId",
+        Environment::Workspace(_) => "workspaceId",
+        Environment::Id(_) | Environment::Name(_) => "environmentId",
     };
     facts.contains_key(resolved)
 }
@@ -247,11 +260,16 @@ pub fn provider_ref(scope: &Scope) -> ProviderRef {
     ProviderRef {
         kind: scope.kind.clone(),
         token_secret_ref: Some(scope.secret.clone()),
-        token_kind: (!scope.project_id.is_empty()).then_some(scope.token_kind),
+        // Sprites have one kind of token.
+        token_kind: (scope.kind == "Railway").then_some(scope.token_kind),
         project_id: Some(scope.project_id.clone()).filter(|id| !id.is_empty()),
         environment_id: match &scope.environment {
             Environment::Id(id) => Some(id.clone()).filter(|id| !id.is_empty()),
-            Environment::Name(_) => None,
+            Environment::Name(_) | Environment::Workspace(_) => None,
+        },
+        workspace_id: match &scope.environment {
+            Environment::Workspace(id) => Some(id.clone()),
+            Environment::Id(_) | Environment::Name(_) => None,
         },
     }
 }
@@ -264,6 +282,9 @@ pub fn scope_of_instance(namespace: &str, provider: &ProviderRef) -> Option<Scop
         secret: provider.token_secret_ref.clone()?,
         token_kind: provider.token_kind.unwrap_or_default(),
         project_id: provider.project_id.clone().unwrap_or_default(),
-        environment: Environment::Id(provider.environment_id.clone().unwrap_or_default()),
+        environment: match &provider.workspace_id {
+            Some(id) => Environment::Workspace(id.clone()),
+            None => Environment::Id(provider.environment_id.clone().unwrap_or_default()),
+        },
     })
 }
