@@ -171,6 +171,10 @@ async fn a_command_fails_is_cut_falls_silent_or_is_paused() {
         .bash("a-1", "echo first; /bin/sleep 0.3; touch late")
         .await;
     assert_eq!((cut.stdout.as_str(), cut.exit), ("first\n", None));
+    arm(&sim, "exec", json!({"kind": "exec_cut", "frames": 100})).await;
+    let at_the_end = sim.bash("a-1", "echo all").await;
+    let heard = (at_the_end.stdout.as_str(), at_the_end.exit);
+    assert_eq!(heard, ("all\n", None), "cut instead of the exit frame");
     arm(&sim, "exec", json!({"kind": "exec_silent", "seconds": 30})).await;
     assert_eq!(
         sim.bash("a-1", "echo late").await.stdout,

@@ -31,7 +31,8 @@ pub fn pieces(
     mut each: impl FnMut(&[u8]) + Send + 'static,
 ) -> JoinHandle<()> {
     std::thread::spawn(move || {
-        let mut buffer = [0; 16 * 1024];
+        // With its id byte a frame is at most 16 KiB.
+        let mut buffer = [0; 16 * 1024 - 1];
         while let Ok(n) = from.read(&mut buffer) {
             if n == 0 {
                 break;
