@@ -154,7 +154,7 @@ fn every_way_through_keeps_the_contract() {
             }
         }
     }
-    assert_eq!(ways, 32 * 10 * 10 * 10);
+    assert_eq!(ways, 64 * 10 * 10 * 10);
 }
 
 fn holds(

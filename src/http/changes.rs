@@ -1,5 +1,7 @@
 //! Replenish, drain, reconcile and the removal of instances: parse, call, map.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -58,6 +60,9 @@ pub async fn reconcile(call: &Call) -> Result<Response, ApiError> {
     )
     .into_response())
 }
+
+/// How long a release may take: a restoration ends with its answer.
+pub const RELEASED_WITHIN: Duration = Duration::from_secs(310);
 
 /// `DELETE /api/pool/instances/{id}`: as the pool's `onRelease` says, or `?mode=`.
 pub async fn release(call: &Call) -> Result<Response, ApiError> {

@@ -98,8 +98,8 @@ async fn file(world: &World, instance: &AgentInstance, path: &str) -> Option<Str
 
 /// The token that a claim answered with.
 async fn token_of(world: &World, id: &str) -> String {
-    let answer = world.get("/api/pool/agents").await;
-    let all = answer.body["claimed"]
+    let answer = world.get("/api/pool/status?include=secrets").await;
+    let all = answer.body["instances"]
         .as_array()
         .cloned()
         .unwrap_or_default();
@@ -216,18 +216,15 @@ async fn given_back_an_agent_is_restored_with_a_new_token_and_nothing_of_its_use
 async fn what_cannot_be_restored_is_destroyed_and_replaced() {
     let change = json!({"onRelease": "Recycle", "replacement": "ToMinIdle"});
     let world = filled("fallback", spec(json!({}), change)).await;
-    type Break = fn(&str, &str) -> Option<(&'static str, Value)>;
-    let ways: [(&str, Break); 3] = [
+    type Break = fn(&str, &str) -> Value;
+    let ways: [(&str, Break); 2] = [
         ("its checkpoint was replaced", |name, id| {
             let force = json!({"sprite": name, "replaceCheckpoint": id});
-            Some(("force", json!({"force": [force]})))
+            json!({"force": [force]})
         }),
         ("its checkpoint is gone", |name, id| {
             let force = json!({"sprite": name, "deleteCheckpoint": id});
-            Some(("force", json!({"force": [force]})))
-        }),
-        ("it never comes back", |_, _| {
-            Some(("fault", json!({"fault": {"kind": "restore_dead"}})))
+            json!({"force": [force]})
         }),
     ];
     for (n, (what, way)) in ways.into_iter().enumerate() {
@@ -236,15 +233,10 @@ async fn what_cannot_be_restored_is_destroyed_and_replaced() {
         assert_eq!(world.claim("Ada").await.status, 200);
         let provider = before.status.unwrap().provider.unwrap();
         let checkpoint = provider.checkpoint_id.unwrap();
-        match way(&name, &checkpoint) {
-            Some(("force", state)) => world.sim.set("sprites", state).await,
-            Some((_, rule)) => world.sim.fault("sprites", rule).await,
-            None => {}
-        }
+        world.sim.set("sprites", way(&name, &checkpoint)).await;
         let (status, body) = give_back(&world, &id).await;
         let destroyed = json!({"ok": true, "action": "destroyed"});
         assert_eq!((status, body), (200, destroyed), "{what}");
-        world.sim.heal("sprites").await;
         until("it is gone", PATIENT, || async {
             world.instance(&id).await.is_none().then_some(())
         })
