@@ -132,7 +132,9 @@ pub(super) async fn judge(
         }
         Listed::Present(r) => {
             m.missing = None;
-            if matches!(r.liveness, Liveness::Stopped | Liveness::Created) {
+            if matches!(r.liveness, Liveness::Stopped | Liveness::Created)
+                || decide::lost_its_volume(object, r)
+            {
                 m.stopped.get_or_insert(now);
             } else {
                 m.stopped = None;
@@ -211,8 +213,8 @@ pub(super) fn listed(
     else {
         return Listed::Unknown;
     };
-    match snapshot.by_id.get(id) {
-        Some(resource) => Listed::Present(Box::new(resource.clone())),
+    match snapshot.get(id) {
+        Some(resource) => Listed::Present(Box::new(resource)),
         // A listing cannot tell of what came after it was begun, nor of what it may still lag behind.
         None => {
             let recorded = ctx.memories.with(object, |m| m.recorded);

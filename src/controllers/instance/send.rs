@@ -17,10 +17,10 @@ use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
 use crate::domain::backoff::{self, Call};
 use crate::domain::instance::phase::{self, Phase};
-use crate::domain::instance::status::facts_of;
+use crate::domain::instance::status::{self, facts_of};
 use crate::domain::instance::view::Evidence;
-use crate::domain::plan::{Class, Seen, Step, Trouble};
-use crate::domain::resource::{Presence, Resource};
+use crate::domain::plan::{Class, Seen, Step, Trouble, UNSETTLED, UNSETTLED_FOR};
+use crate::domain::resource::Presence;
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose, Requests};
@@ -323,7 +323,16 @@ async fn ask(
     question: Question,
     ctx: &Ctx,
 ) -> Result<Presence, Trouble> {
-    let (provider, facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    let (provider, mut facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    if let (Question::Remove, Some(step)) = (question, status::unsettled(object.status.as_ref())) {
+        let now = ctx.clock.monotonic();
+        let begun = ctx
+            .memories
+            .with(object, |m| *m.removing.get_or_insert(now));
+        let seconds = now.saturating_sub(begun).as_secs();
+        facts.insert(UNSETTLED.to_owned(), step.to_owned());
+        facts.insert(UNSETTLED_FOR.to_owned(), seconds.to_string());
+    }
     let purpose = match (question, had_a_user(object)) {
         (Question::IsThere, true) => Purpose::Claim,
         (Question::IsThere, false) => Purpose::Watch,
@@ -410,8 +419,8 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     let Some(snapshot) = ctx.fleet.latest(scope) else {
         return;
     };
-    let needed = resource_of(object, &snapshot)
-        .is_some_and(|shown| shown.name != wanted && shown.name == object.spec.provider_name);
+    let needed = shown_name(object, &snapshot)
+        .is_some_and(|shown| shown != wanted && shown == object.spec.provider_name);
     if !needed || ctx.fleet.held(scope, Call::Create).is_some() {
         return;
     }
@@ -451,7 +460,7 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     }
 }
 
-fn resource_of(object: &AgentInstance, snapshot: &Snapshot) -> Option<Resource> {
+fn shown_name<'a>(object: &AgentInstance, snapshot: &'a Snapshot) -> Option<&'a str> {
     let id = object.status.as_ref()?.provider.as_ref()?.id.as_ref()?;
-    snapshot.by_id.get(id).cloned()
+    snapshot.name(id)
 }
