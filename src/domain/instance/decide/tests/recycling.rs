@@ -18,6 +18,7 @@ fn given() -> Given {
         token_key: Some("key2".into()),
         image: None,
         image_digest: None,
+        source_branch: None,
     }
 }
 
