@@ -322,6 +322,14 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub image_digest: Option<String>,
+    /// The branch that it was built from, where that is a repository's and the pool names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub source_branch: Option<String>,
+    /// The commit that was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub source_commit: Option<String>,
 }
 
 /// What the agent says of itself.

@@ -158,6 +158,8 @@ reasons! {
     Sleeping,
     /// The provider waits for a person's approval of the deployment.
     NeedsApproval,
+    /// The provider no longer has its volume: a listing and a direct read say so.
+    VolumeMissing,
     /// The provider no longer has it: a listing and a direct read say so.
     Gone,
     /// Deletion is under way.

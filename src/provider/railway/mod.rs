@@ -31,6 +31,7 @@ mod report;
 mod scope;
 mod settings;
 mod steps;
+mod volumes;
 pub mod wire;
 
 pub use client::{Budget, SetupError, Timeouts, Transport};
@@ -49,10 +50,15 @@ pub const AGENT_PORT: u16 = 8080;
 pub const PROJECT: &str = super::PROJECT_STEP;
 /// The step that makes the service, with all its variables.
 pub const SERVICE: &str = "service";
+/// The step that makes its volume, where the pool wants one.
+pub const VOLUME: &str = "volume";
 /// The step that makes its domain.
 pub const DOMAIN: &str = "domain";
 /// The step that sets the rest and deploys; done when the deployment is up.
 pub const DEPLOY: &str = "deploy";
+
+/// The step that ends the deployments by push; done when Railway says so.
+pub const AUTO_DEPLOY: &str = "autoDeployOff";
 
 /// A listing was seen to lag up to this behind a create.
 const LIST_LAG: Duration = Duration::from_secs(30);
@@ -99,13 +105,18 @@ pub fn supports(template: &Template) -> Result<(), String> {
     let Some(railway) = &template.provider.railway else {
         return Err("the pool's provider is not railway".to_owned());
     };
-    if railway.source.repository.is_some() {
+    if railway.per_instance.is_some() && railway.volume.is_some() {
         return Err(
-            "railway.source.repository is not available in this version: use railway.source.image"
+            "railway.volume is not available in this version beside railway.perInstance: use railway.project"
                 .to_owned(),
         );
     }
     Ok(())
+}
+
+fn wants_volume(template: &Template) -> bool {
+    let railway = template.provider.railway.as_ref();
+    railway.is_some_and(|r| r.volume.is_some())
 }
 
 impl RailwayProvider {
@@ -188,15 +199,19 @@ impl AgentProvider for RailwayProvider {
             Operation::Create => {
                 let railway = template.provider.railway.as_ref();
                 let own = railway.is_some_and(|r| r.per_instance.is_some());
-                let project = own.then(|| once(Step::Provider(PROJECT), STEP_DEADLINE, 3));
-                let rest = [
-                    once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
-                    once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
-                    once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
-                    safe(Step::Ready, STEP_DEADLINE),
-                    safe(Step::Clean, STEP_DEADLINE),
+                let built = steps::repository(template).is_some();
+                let volume = wants_volume(template);
+                let steps = [
+                    own.then(|| once(Step::Provider(PROJECT), STEP_DEADLINE, 3)),
+                    Some(once(Step::Provider(SERVICE), STEP_DEADLINE, 3)),
+                    volume.then(|| once(Step::Provider(VOLUME), STEP_DEADLINE, 5)),
+                    Some(once(Step::Provider(DOMAIN), STEP_DEADLINE, 5)),
+                    Some(once(Step::Provider(DEPLOY), UP_DEADLINE, 3)),
+                    built.then(|| safe(Step::Provider(AUTO_DEPLOY), STEP_DEADLINE)),
+                    Some(safe(Step::Ready, STEP_DEADLINE)),
+                    Some(safe(Step::Clean, STEP_DEADLINE)),
                 ];
-                project.into_iter().chain(rest).collect()
+                steps.into_iter().flatten().collect()
             }
             Operation::Recycle | Operation::Destroy => vec![],
         }
@@ -252,8 +267,10 @@ impl AgentProvider for RailwayProvider {
         let reach = self.reach_for(key, known).await?;
         match step {
             SERVICE => steps::make_service(&reach, key, inputs).await,
+            VOLUME => volumes::make(&reach, key, known, template).await,
             DOMAIN => steps::make_domain(&reach, key, known).await,
             DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
+            AUTO_DEPLOY => steps::end_auto_deploy(&reach, key, known).await,
             _ => Err(unknown_step(step)),
         }
     }
