@@ -29,6 +29,7 @@ mod install;
 mod keys;
 mod leadership;
 mod lifecycle;
+mod looks;
 mod parity;
 mod pending;
 mod quiet;
