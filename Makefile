@@ -10,7 +10,7 @@ CARGO ?= cargo
 # Where the benchmarks of the whole system leave what they measured.
 FIGURES = $${CARGO_TARGET_DIR:-target}/figures
 
-.PHONY: help demo demo-down build test sim soak soak-sim soak-race lint fmt gen bench bench-decide bench-claim bench-life bench-restart acceptance ci cluster cluster-down
+.PHONY: help demo demo-down build test test-cluster image sim soak soak-sim soak-race lint fmt gen chart bench bench-decide bench-claim bench-life bench-restart acceptance ci cluster cluster-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ build: ## Both binaries, and Kubernetes for tests (four minutes, once)
 
 test: ## Every test, those on a real API server included
 	@tests/run $(ARGS)
+
+test-cluster: ## The image in real pods on a real node, installed by helm; root on Linux, or CLUSTER=current
+	@tests/cluster/run $(ARGS)
+
+image: ## The image as an OCI archive in target/image
+	@deploy/image/build $(ARGS)
 
 sim: ## The whole simulation, optimized: every crash point, every answer, 1,000 pool-hours
 	AGENTPOOL_SIM_STRIDE=1 AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-56} $(CARGO) test --profile sim --test sim -- --nocapture $(ARGS)
@@ -50,11 +56,15 @@ lint: ## Formatting and clippy; warnings are errors
 fmt: ## Formats the Rust code
 	$(CARGO) fmt
 
-gen: ## Regenerates crds/ from the code
+gen: ## Regenerates what is made from the code and the chart: crds/, deploy/kubernetes, docs/values.md
 	@mkdir -p crds
 	$(call crd,AgentPool,agentpools)
 	$(call crd,AgentInstance,agentinstances)
 	$(call crd,AgentClaim,agentclaims)
+	@$(MAKE) chart
+
+chart: ## Renders the chart: deploy/kubernetes, docs/values.md and the snapshots of tests/chart
+	charts/render
 
 # By way of a temporary file: a failure must not empty what is there.
 define crd

@@ -13,7 +13,7 @@ use crate::telemetry::logs::{self, LogFormat};
 
 mod args;
 
-pub use args::{ApiArgs, Cli, Command, CommonArgs, CrdsArgs, ServeArgs};
+pub use args::{ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs, ServeArgs};
 
 /// The variable with the API key itself.
 pub const API_KEY_VARIABLE: &str = "POOL_API_KEY";
@@ -61,6 +61,36 @@ pub enum Invocation {
         /// The kind.
         kind: Option<String>,
     },
+    /// Apply the AgentPools of a file.
+    Apply(PoolFile),
+    /// Claim an agent from a running API.
+    Claim(Box<ClaimOrder>),
+}
+
+/// A file with AgentPools.
+#[derive(Clone, Debug)]
+pub struct PoolFile {
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// What `agentpool claim` asks for.
+#[derive(Clone, Debug)]
+pub struct ClaimOrder {
+    /// The API's address, without a slash at its end.
+    pub api_url: String,
+    /// Its key.
+    pub key: SecretString,
+    /// The pool, `<namespace>/<name>`; `None`: the default pool.
+    pub pool: Option<String>,
+    /// The agent's name.
+    pub agent_name: String,
+    /// Its instructions.
+    pub instructions: String,
+    /// How long to wait for an idle agent, in seconds.
+    pub wait_seconds: u8,
+    /// Destroy the agent again.
+    pub destroy: bool,
 }
 
 /// The validated settings of a running process.
@@ -140,6 +170,8 @@ impl Cli {
     ) -> Result<Invocation, ConfigError> {
         let (role, common, api) = match self.command {
             Command::Crds(args) => return Ok(Invocation::Crds { kind: args.kind }),
+            Command::Apply(args) => return Ok(Invocation::Apply(PoolFile { path: args.file })),
+            Command::Claim(args) => return claim_order(args, variable(API_KEY_VARIABLE)),
             Command::Controller(common) => (Role::Controller, common, None),
             Command::Api(args) => (Role::Api, args.common, Some(args.api)),
             Command::Run(args) => (Role::Run, args.common, Some(args.api)),
@@ -289,6 +321,29 @@ fn key_source(
             problem: "set exactly one of them, or --insecure-no-auth alone".to_owned(),
         }),
     }
+}
+
+fn claim_order(args: ClaimArgs, key: Option<String>) -> Result<Invocation, ConfigError> {
+    let key = given(key).ok_or_else(|| ConfigError {
+        flag: API_KEY_VARIABLE,
+        problem: "set the variable to the API's key".to_owned(),
+    })?;
+    let pool = given(args.pool)
+        .map(|text| text.parse::<PoolKey>())
+        .transpose()
+        .map_err(|problem| ConfigError {
+            flag: "--pool",
+            problem,
+        })?;
+    Ok(Invocation::Claim(Box::new(ClaimOrder {
+        api_url: url("--api-url", &args.api_url)?,
+        key: SecretString::from(key),
+        pool: pool.map(|p| p.to_string()),
+        agent_name: args.agent_name,
+        instructions: args.instructions,
+        wait_seconds: args.wait_seconds,
+        destroy: args.destroy,
+    })))
 }
 
 /// An empty variable is one that is not set: charts render them so.

@@ -12,22 +12,24 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().validate(|name| std::env::var(name).ok()) {
         Err(error) => fail(&error),
-        Ok(Invocation::Crds { kind }) => crds(kind.as_deref()),
-        Ok(Invocation::Serve(config)) => {
-            let served = telemetry::logs::init(&config.log_level, config.log_format)
+        Ok(Invocation::Crds { kind }) => ended(print_crds(kind.as_deref())),
+        Ok(Invocation::Apply(file)) => ended(started(app::apply(file))),
+        Ok(Invocation::Claim(order)) => ended(started(app::claim(*order))),
+        Ok(Invocation::Serve(config)) => ended(
+            telemetry::logs::init(&config.log_level, config.log_format)
                 .map_err(anyhow::Error::from)
-                .and_then(|()| app::runtime().context("cannot start the runtime"))
-                .and_then(|runtime| runtime.block_on(app::run(*config)));
-            served.map_or_else(|error| fail(&format!("{error:#}")), |()| ExitCode::SUCCESS)
-        }
+                .and_then(|()| started(app::run(*config))),
+        ),
     }
 }
 
-fn crds(kind: Option<&str>) -> ExitCode {
-    match print_crds(kind) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&format!("{error:#}")),
-    }
+fn started(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = app::runtime().context("cannot start the runtime")?;
+    runtime.block_on(work)
+}
+
+fn ended(outcome: Result<()>) -> ExitCode {
+    outcome.map_or_else(|error| fail(&format!("{error:#}")), |()| ExitCode::SUCCESS)
 }
 
 fn print_crds(kind: Option<&str>) -> Result<()> {

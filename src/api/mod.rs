@@ -41,6 +41,8 @@ pub const MANAGER_CONTROLLER: &str = "agentpool-controller";
 pub const MANAGER_CLAIM: &str = "agentpool-claim";
 /// Field manager of the API's other writes (requests on a pool).
 pub const MANAGER_API: &str = "agentpool-api";
+/// Field manager of the pools that the chart applies.
+pub const MANAGER_CHART: &str = "agentpool-chart";
 
 /// Every CRD of the product, as it is installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {

@@ -4,6 +4,7 @@
 //! cluster waits for it, says once what it waits for, and never ends the process for it.
 
 mod api;
+mod commands;
 mod controllers;
 mod leadership;
 mod ports;
@@ -34,6 +35,8 @@ use crate::operations::counts;
 use crate::runtime::AgentRuntime;
 use crate::runtime::client::HttpRuntime;
 use crate::telemetry::Metrics;
+
+pub use commands::{apply, claim};
 
 use api::api_router;
 use controllers::start_controllers;

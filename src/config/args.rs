@@ -33,6 +33,40 @@ pub enum Command {
     Run(ServeArgs),
     /// Prints the custom resource definitions as YAML.
     Crds(CrdsArgs),
+    /// Applies the AgentPools of a file, as the chart does with its `pools`. Deletes none.
+    Apply(ApplyArgs),
+    /// Claims an agent from a running API and prints the answer; the key is in POOL_API_KEY.
+    Claim(ClaimArgs),
+}
+
+/// Which pools are applied.
+#[derive(Args, Clone, Debug)]
+pub struct ApplyArgs {
+    /// A file of YAML documents, AgentPools all of them.
+    pub(super) file: PathBuf,
+}
+
+/// What is claimed.
+#[derive(Args, Clone, Debug)]
+pub struct ClaimArgs {
+    /// The API's address.
+    #[arg(long, default_value = "http://localhost:3001")]
+    pub(super) api_url: String,
+    /// The pool, <namespace>/<name> [default: the API's default pool].
+    #[arg(long)]
+    pub(super) pool: Option<String>,
+    /// The agent's name.
+    #[arg(long, default_value = "Agent")]
+    pub(super) agent_name: String,
+    /// What the agent is told to be.
+    #[arg(long, default_value = "You answer briefly.")]
+    pub(super) instructions: String,
+    /// How long to wait for an idle agent, in seconds, 0 to 60.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u8).range(0..=60))]
+    pub(super) wait_seconds: u8,
+    /// Destroys the agent again.
+    #[arg(long)]
+    pub(super) destroy: bool,
 }
 
 /// Which definitions are printed.

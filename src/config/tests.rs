@@ -15,7 +15,7 @@ fn parse(args: &[&str], key: Option<&str>) -> Result<Invocation, ConfigError> {
 fn serve(args: &[&str], key: Option<&str>) -> Result<Config, String> {
     match parse(args, key) {
         Ok(Invocation::Serve(config)) => Ok(*config),
-        Ok(Invocation::Crds { .. }) => panic!("crds"),
+        Ok(other) => panic!("{other:?}"),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -168,4 +168,28 @@ fn an_orphan_is_left_alone_for_ten_minutes_unless_told_otherwise() {
         let parsed = Cli::try_parse_from(["agentpool", "controller", flag, refused]);
         assert!(parsed.is_err(), "{refused}");
     }
+}
+
+#[test]
+fn a_claim_needs_the_key_and_an_address() {
+    let order = |args: &[&str], key| match parse(&[&["claim"], args].concat(), key) {
+        Ok(Invocation::Claim(order)) => Ok(*order),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.flag),
+    };
+    let made = order(
+        &["--api-url", "http://pool:80/", "--pool", "a/b"],
+        Some("k"),
+    )
+    .unwrap();
+    assert_eq!(
+        (made.api_url.as_str(), made.pool.as_deref(), made.destroy),
+        ("http://pool:80", Some("a/b"), false)
+    );
+    assert_eq!(order(&[], None).unwrap_err(), API_KEY_VARIABLE);
+    assert_eq!(order(&["--pool", "b"], Some("k")).unwrap_err(), "--pool");
+    assert_eq!(
+        order(&["--api-url", "pool:80"], Some("k")).unwrap_err(),
+        "--api-url"
+    );
 }

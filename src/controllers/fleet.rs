@@ -6,6 +6,7 @@
 
 mod holds;
 mod listing;
+mod snapshot;
 mod templates;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,8 @@ use crate::k8s::secret;
 use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose};
 use holds::{Hold, SECRET_LOOK};
-pub use listing::Snapshot;
 use listing::{Cell, Known};
+pub use snapshot::Snapshot;
 
 /// Where and with which credential.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

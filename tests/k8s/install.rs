@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::account;
 use crate::support::cluster::Cluster;
 use crate::support::operator::{KEY, Operator};
 use crate::support::simulator::Simulator;
@@ -116,10 +117,13 @@ async fn with_the_api_server_down_it_stays_up_says_so_once_and_goes_on_when_it_c
         &cluster,
         &["apply", "-f", &format!("{ROOT}/examples/quickstart.yaml")],
     );
+    let sim = Simulator::start(SPEED);
+    let settings = environment(&cluster, &sim);
+    // Its account is there before, as that of a pod that starts again.
+    account::kubeconfig(&settings, "run");
     cluster.stop_api_server();
 
-    let sim = Simulator::start(SPEED);
-    let mut operator = Operator::start("run", &environment(&cluster, &sim));
+    let mut operator = Operator::start("run", &settings);
     until("it is told", LONG, || async {
         operator
             .log()

@@ -4,10 +4,11 @@
 //! a plain `cargo test`, each test process starts one through `deploy/local/cluster run`, which takes it down when
 //! our end of its standard input closes: at the end of the process, however it ends.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use k8s_openapi::api::core::v1 as core;
 use kube::api::{Api, ObjectMeta, PostParams};
@@ -41,6 +42,22 @@ impl Cluster {
     pub fn own(name: &str) -> Self {
         // The cluster of the current context is not ours to stop.
         Self::start(Command::new(SCRIPT).env_remove("CLUSTER"), name)
+    }
+
+    /// A cluster of the caller's own whose API server logs what service accounts ask of it: [`Self::audited`].
+    pub fn with_audit(name: &str) -> Self {
+        let mut script = Command::new(SCRIPT);
+        script.env_remove("CLUSTER").env("AGENTPOOL_AUDIT", "1");
+        Self::start(&mut script, name)
+    }
+
+    /// The audit events so far.
+    pub fn audited(&self) -> Vec<serde_json::Value> {
+        let path = self.kubeconfig.with_file_name("audit.log");
+        let text = std::fs::read_to_string(path).expect("an audit log");
+        // The last line may be half written.
+        let events = text.lines().map(serde_json::from_str);
+        events.filter_map(Result::ok).collect()
     }
 
     fn given(kubeconfig: PathBuf) -> Self {
@@ -131,6 +148,7 @@ impl Cluster {
 
     /// Stops the API server and returns when it is gone; only for [`Self::own`] clusters.
     pub fn stop_api_server(&self) {
+        restarted().insert(self.kubeconfig.clone());
         self.own_script("stop-api");
     }
 
@@ -152,6 +170,17 @@ impl Drop for Cluster {
             let _ = child.wait();
         }
     }
+}
+
+/// The clusters whose API server was stopped: until its authorizer has read the rights, a new one denies what is granted.
+fn restarted() -> MutexGuard<'static, HashSet<PathBuf>> {
+    static ALL: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the API server of that kubeconfig was ever stopped by this process.
+pub fn was_restarted(kubeconfig: &Path) -> bool {
+    restarted().contains(kubeconfig)
 }
 
 fn script(args: &[&str]) -> Output {

@@ -8,6 +8,7 @@
     reason = "a failed unwrap is a failed test; tests measure real time and wait for real processes"
 )]
 
+pub mod account;
 pub mod cluster;
 pub mod operator;
 pub mod proxy;

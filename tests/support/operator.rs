@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::account;
+use super::cluster::was_restarted;
+
 /// The API key of the tests' operators, unless a test brings its own.
 pub const KEY: &str = "test-key-0123456789";
 
@@ -16,6 +19,7 @@ pub const KEY: &str = "test-key-0123456789";
 pub struct Operator {
     child: Child,
     log: PathBuf,
+    cluster: Option<PathBuf>,
     /// Base address of the API; empty for the controller alone.
     pub api: String,
     /// Base address of the operations port.
@@ -54,6 +58,7 @@ impl Operator {
         Self {
             child,
             log,
+            cluster: environment.get("KUBECONFIG").map(PathBuf::from),
             api: base("api"),
             operations: base("operations"),
         }
@@ -85,6 +90,7 @@ impl Operator {
             .args([role, "--ports-file", ports.to_str().unwrap()])
             .env_clear()
             .envs(environment)
+            .envs(account::kubeconfig(environment, role).map(|path| ("KUBECONFIG", path)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file);
@@ -146,6 +152,16 @@ impl Operator {
         (of("VmRSS:"), of("VmHWM:"))
     }
 
+    /// Lines that tell of a right it does not have, best efforts included. None is expected: see account.rs.
+    pub fn denied(&self) -> Vec<String> {
+        let log = self.log();
+        let denied =
+            |l: &&str| l.contains("User \\\"system:serviceaccount:") && l.contains("cannot ");
+        let plain = |l: &&str| l.contains("User \"system:serviceaccount:") && l.contains("cannot ");
+        let lines = log.lines().filter(|l| denied(l) || plain(l));
+        lines.map(str::to_owned).collect()
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> String {
         read(&self.log)
@@ -160,6 +176,14 @@ impl Drop for Operator {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let restarted = self.cluster.as_deref().is_some_and(was_restarted);
+        if !std::thread::panicking() && !restarted {
+            let denied = self.denied();
+            assert!(
+                denied.is_empty(),
+                "the chart's Roles lack a right: {denied:#?}"
+            );
+        }
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();

@@ -103,7 +103,15 @@ impl World {
 
     /// The same with a simulator whose chances follow from `seed`.
     pub async fn seeded(name: &str, seed: u64) -> Self {
-        let cluster = cluster();
+        Self::made(cluster(), name, seed).await
+    }
+
+    /// The same on another cluster, which has the CRDs.
+    pub async fn on(cluster: &'static Cluster, name: &str) -> Self {
+        Self::made(cluster, name, 1).await
+    }
+
+    async fn made(cluster: &'static Cluster, name: &str, seed: u64) -> Self {
         let namespace = cluster.namespace(name).await;
         let client = cluster.client().await;
         let sim = Simulator::seeded(SPEED, seed);

@@ -4,32 +4,21 @@
 //! to the provider. The others wait for its answer only where they must have it: a large fleet takes many seconds to
 //! list, and every pass of every instance looks at the listing. Whoever only wants to know never waits.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Fleet, Scope};
+use super::{Fleet, Scope, Snapshot};
 use crate::clock::Monotonic;
 use crate::domain::backoff::{self, Call};
 use crate::domain::plan::{Class, Facts, Trouble};
-use crate::domain::resource::Resource;
 use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose};
 
 /// A listing is begun anew no sooner than after so many times what the last one took: listing takes a third of the
 /// time at most, however large the fleet and short the tick.
 const SHARE: u32 = 3;
-
-/// A listing, by the ids in it.
-pub struct Snapshot {
-    /// When it was begun: what is newer it cannot tell.
-    pub begun: Monotonic,
-    took: Duration,
-    /// By the provider's id.
-    pub by_id: HashMap<String, Resource>,
-}
 
 /// A scope. `known` is looked at and changed in passing, never over an await.
 #[derive(Default)]
@@ -147,11 +136,9 @@ impl Fleet {
         let begun = self.clock.monotonic();
         let listed = account::shared(Purpose::Watch, provider.list()).await;
         let took = self.clock.monotonic().saturating_sub(begun);
-        let answer = listed.map_err(Trouble::from).map(|listing| {
-            let by_id = listing.resources.into_iter();
-            let by_id = by_id.map(|r| (r.id.clone(), r)).collect();
-            Arc::new(Snapshot { begun, took, by_id })
-        });
+        let answer = listed
+            .map_err(Trouble::from)
+            .map(|listing| Arc::new(Snapshot::new(begun, took, listing)));
         self.learn(cell, &provider, answer, |known, snapshot| {
             known.snapshot = Some(snapshot.clone());
         })

@@ -211,8 +211,8 @@ pub(super) fn listed(
     else {
         return Listed::Unknown;
     };
-    match snapshot.by_id.get(id) {
-        Some(resource) => Listed::Present(Box::new(resource.clone())),
+    match snapshot.get(id) {
+        Some(resource) => Listed::Present(Box::new(resource)),
         // A listing cannot tell of what came after it was begun, nor of what it may still lag behind.
         None => {
             let recorded = ctx.memories.with(object, |m| m.recorded);

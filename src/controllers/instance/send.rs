@@ -20,7 +20,7 @@ use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::status::facts_of;
 use crate::domain::instance::view::Evidence;
 use crate::domain::plan::{Class, Seen, Step, Trouble};
-use crate::domain::resource::{Presence, Resource};
+use crate::domain::resource::Presence;
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose, Requests};
@@ -410,8 +410,8 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     let Some(snapshot) = ctx.fleet.latest(scope) else {
         return;
     };
-    let needed = resource_of(object, &snapshot)
-        .is_some_and(|shown| shown.name != wanted && shown.name == object.spec.provider_name);
+    let needed = shown_name(object, &snapshot)
+        .is_some_and(|shown| shown != wanted && shown == object.spec.provider_name);
     if !needed || ctx.fleet.held(scope, Call::Create).is_some() {
         return;
     }
@@ -451,7 +451,7 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
     }
 }
 
-fn resource_of(object: &AgentInstance, snapshot: &Snapshot) -> Option<Resource> {
+fn shown_name<'a>(object: &AgentInstance, snapshot: &'a Snapshot) -> Option<&'a str> {
     let id = object.status.as_ref()?.provider.as_ref()?.id.as_ref()?;
-    snapshot.by_id.get(id).cloned()
+    snapshot.name(id)
 }

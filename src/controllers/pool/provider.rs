@@ -86,7 +86,7 @@ pub(super) fn listing(pool: &AgentPool, scope: Option<&Scope>, ctx: &Ctx) -> Lis
         let newer = ctx.memories.with(&instance, |m| m.recorded) >= snapshot.begun;
         if instance.metadata.deletion_timestamp.is_none() {
             listing.recorded += 1;
-            listing.listed += usize::from(newer || snapshot.by_id.contains_key(id));
+            listing.listed += usize::from(newer || snapshot.has(id));
         }
     }
     listing

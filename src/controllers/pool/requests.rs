@@ -269,7 +269,7 @@ async fn full_reconcile(
                     .as_ref()
                     .and_then(|s| s.provider.as_ref())
                     .and_then(|p| p.id.as_ref());
-                id.is_some_and(|id| !snapshot.by_id.contains_key(id))
+                id.is_some_and(|id| !snapshot.has(id))
             })
             .map(|i| i.spec.id.clone())
             .collect();

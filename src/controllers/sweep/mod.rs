@@ -169,7 +169,14 @@ async fn sweep(place: Place, ctx: &Ctx) {
     };
     look_after_the_missing(&place.scope, &snapshot, ctx);
     let namings: Vec<Naming> = place.pools.iter().map(|p| naming_of(p)).collect();
-    let sightings = sweep::strangers(snapshot.by_id.values(), &namings, &known(ctx));
+    let known = known(ctx);
+    // All but those that their own instances record: in a large fleet hardly any.
+    let listed = snapshot.choose(|id, name| {
+        let identity = namings.iter().find_map(|n| n.identify(name));
+        let recorded = identity.and_then(|i| known.instances.get(&i.id)?.as_deref());
+        recorded != Some(id)
+    });
+    let sightings = sweep::strangers(listed.iter(), &namings, &known);
     ctx.sweeps
         .notice(&place.scope, &sightings, snapshot.begun, begun);
     let mut next = interval;
@@ -210,7 +217,7 @@ fn look_after_the_missing(scope: &Scope, snapshot: &Snapshot, ctx: &Ctx) {
             == Some(scope);
         let recorded = instance.status.as_ref().and_then(|s| s.provider.as_ref());
         let id = recorded.and_then(|p| p.id.as_ref());
-        if here && id.is_some_and(|id| !snapshot.by_id.contains_key(id)) {
+        if here && id.is_some_and(|id| !snapshot.has(id)) {
             ctx.instance_queue
                 .push(ObjectRef::from_obj(instance.as_ref()));
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{PATIENT, ready, slow_writes, wait_reason};
 use crate::lifecycle::{ids, replenish_one, service_id};
+use crate::support::account::RIGHTS;
 use crate::support::cluster;
 use crate::support::simulator::TOKEN;
 use crate::support::wait::{LONG, holds, until};
@@ -18,7 +19,10 @@ use crate::support::world::{POOL, World};
 async fn deleted_namespace(name: &str) -> (World, cluster::Namespace) {
     let mut world = World::bare(name).await;
     let release = world.cluster.namespace(&format!("{name}-release")).await;
-    world.start_operator(&[("AGENTPOOL_RELEASE_NAMESPACE", &release)]);
+    world.start_operator(&[
+        ("AGENTPOOL_RELEASE_NAMESPACE", &release),
+        (RIGHTS, "Cluster"),
+    ]);
     let spec = json!({"minIdle": 2, "tickIntervalSeconds": 1});
     world.create_pool(POOL, spec).await;
     world.wait_idle(2).await;
@@ -97,7 +101,10 @@ async fn without_a_credential_the_namespace_hangs_says_why_and_is_let_go_by_anno
     world.operator().kill();
     world.sim.heal("railway").await;
     let deletions = world.sim.railway_calls("RwServiceDelete").await;
-    world.start_operator(&[("AGENTPOOL_RELEASE_NAMESPACE", &release)]);
+    world.start_operator(&[
+        ("AGENTPOOL_RELEASE_NAMESPACE", &release),
+        (RIGHTS, "Cluster"),
+    ]);
     let all = world.list().await;
     assert_eq!(all.len(), 3);
     for instance in &all {

@@ -1,0 +1,3 @@
+module agentpool.local/pause
+
+go 1.26.0
