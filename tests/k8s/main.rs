@@ -30,6 +30,7 @@ mod install;
 mod keys;
 mod leadership;
 mod lifecycle;
+mod looks;
 mod parity;
 mod pending;
 mod quiet;
