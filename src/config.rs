@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::http::{PoolKey, Settings};
+use crate::http::{PoolKey, Settings, WebhookSecret};
 use crate::telemetry::logs::{self, LogFormat};
 
 mod args;
@@ -17,6 +17,10 @@ pub use args::{ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs
 
 /// The variable with the API key itself.
 pub const API_KEY_VARIABLE: &str = "POOL_API_KEY";
+/// The variable with the secret of Railway's webhooks.
+pub const WEBHOOK_SECRET_VARIABLE: &str = "AGENTPOOL_RAILWAY_WEBHOOK_SECRET";
+/// The fewest characters of it.
+const WEBHOOK_SECRET_MIN: usize = 16;
 /// Railway's public endpoint.
 pub const DEFAULT_RAILWAY_URL: &str = "https://backboard.railway.com/graphql/v2";
 /// Sprites' public interface.
@@ -176,9 +180,7 @@ impl Cli {
             Command::Api(args) => (Role::Api, args.common, Some(args.api)),
             Command::Run(args) => (Role::Run, args.common, Some(args.api)),
         };
-        let api = api
-            .map(|args| api_config(args, variable(API_KEY_VARIABLE)))
-            .transpose()?;
+        let api = api.map(|args| api_config(args, &variable)).transpose()?;
         Ok(Invocation::Serve(Box::new(config(role, common, api)?)))
     }
 }
@@ -245,7 +247,11 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
     })
 }
 
-fn api_config(args: ApiArgs, key: Option<String>) -> Result<ApiConfig, ConfigError> {
+fn api_config(
+    args: ApiArgs,
+    variable: &impl Fn(&str) -> Option<String>,
+) -> Result<ApiConfig, ConfigError> {
+    let key = variable(API_KEY_VARIABLE);
     let default_pool = given(args.default_pool)
         .map(|text| text.parse::<PoolKey>())
         .transpose()
@@ -275,10 +281,25 @@ fn api_config(args: ApiArgs, key: Option<String>) -> Result<ApiConfig, ConfigErr
             default_pool,
             agents_shape: args.agents_shape,
             public_reads: args.public_reads,
+            webhook_secret: webhook_secret(variable(WEBHOOK_SECRET_VARIABLE))?,
             cors_origins,
             ..Settings::default()
         },
     })
+}
+
+/// What Railway's webhooks must bring. A short one could be guessed, and deliveries carry nothing else.
+fn webhook_secret(given: Option<String>) -> Result<Option<WebhookSecret>, ConfigError> {
+    let Some(text) = given.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()) else {
+        return Ok(None);
+    };
+    if text.len() < WEBHOOK_SECRET_MIN {
+        return Err(ConfigError {
+            flag: WEBHOOK_SECRET_VARIABLE,
+            problem: format!("has fewer than {WEBHOOK_SECRET_MIN} characters: choose a longer one"),
+        });
+    }
+    Ok(Some(WebhookSecret::new(&text)))
 }
 
 /// The one source of the key. None is refused, and so are two: one of them would be forgotten at a rotation.

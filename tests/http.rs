@@ -12,5 +12,7 @@ mod claims;
 mod reads;
 #[path = "http/surface.rs"]
 mod surface;
+#[path = "http/webhooks.rs"]
+mod webhooks;
 #[path = "http/world.rs"]
 mod world;

@@ -27,6 +27,8 @@ pub struct Remembered {
     pub unanswered: u32,
     /// Somebody asked for a probe that was not sent yet.
     pub probe_asked: bool,
+    /// The request that asks for a diagnostic report.
+    pub diagnose: Option<String>,
     /// Since when the resource is missing.
     pub missing: Option<Monotonic>,
     /// Since when the present step is known not to have happened.

@@ -13,6 +13,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub mod auth;
+mod debug;
 pub mod error;
 pub mod health;
 pub mod state;
@@ -30,6 +31,7 @@ mod routes;
 mod rows;
 mod throttle;
 mod validate;
+mod webhooks;
 
 pub use auth::ApiKeys;
 pub use callbacks::{Callers, Verify};
@@ -39,6 +41,7 @@ pub use routes::{Access, Endpoint, ROUTES, Route};
 pub use state::{
     AgentsShape, AppState, PoolKey, PublicReads, Readiness, ReadyFlag, Settings, Tokens,
 };
+pub use webhooks::WebhookSecret;
 
 /// Every route works below this too, for the pool that it names.
 pub const POOL_PREFIX: &str = "/pools/{namespace}/{name}";

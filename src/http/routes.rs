@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use super::call::Call;
 use super::error::ApiError;
 use super::state::{AppState, PublicReads};
-use super::{callbacks, changes, claims, page, reads};
+use super::{callbacks, changes, claims, debug, page, reads, webhooks};
 
 /// How long a call may take, except a claim, which has the pool's own deadline, and a release. More than the controller's 30 s.
 const WITHIN: Duration = Duration::from_secs(45);
@@ -23,6 +23,8 @@ pub enum Access {
     PublicRead,
     /// Who has the key.
     Key,
+    /// Railway, by the webhooks' own secret; the handler checks it.
+    Webhook,
     /// An agent, by the pair of id and token in the body; the handler checks it.
     Instance,
 }
@@ -50,6 +52,8 @@ pub enum Endpoint {
     Release,
     Destroy,
     DismissCrashed,
+    Debug,
+    RailwayWebhook,
     SelfDestruct,
     JoinAccepted,
     JoinGivenUp,
@@ -169,6 +173,14 @@ pub static ROUTES: &[Route] = &[
         Access::Key,
         Endpoint::DismissCrashed,
     ),
+    route(
+        Method::GET,
+        "/api/pool/debug/{id}",
+        Access::Key,
+        Endpoint::Debug,
+    ),
+    webhook("/webhooks/railway"),
+    webhook("/webhooks/railway/{id}"),
     callback("/api/pool/self-destruct", Endpoint::SelfDestruct),
     callback(
         "/api/pool/pending-acceptance/complete",
@@ -180,6 +192,15 @@ pub static ROUTES: &[Route] = &[
     callback("/api/pool/self-reset", Endpoint::SelfReset),
     callback("/api/pool/attest", Endpoint::Attest),
 ];
+
+const fn webhook(path: &'static str) -> Route {
+    route(
+        Method::POST,
+        path,
+        Access::Webhook,
+        Endpoint::RailwayWebhook,
+    )
+}
 
 const fn callback(path: &'static str, endpoint: Endpoint) -> Route {
     route(Method::POST, path, Access::Instance, endpoint)
@@ -194,7 +215,7 @@ pub(super) async fn serve(
 ) -> Response {
     let authorised = state.auth.accepts(request.headers());
     let open = match route.access {
-        Access::Open | Access::Instance => true,
+        Access::Open | Access::Instance | Access::Webhook => true,
         Access::PublicRead => state.settings.public_reads != PublicReads::Off,
         Access::Key => false,
     };
@@ -239,6 +260,8 @@ async fn answer(endpoint: Endpoint, call: &Call) -> Result<Response, ApiError> {
         Endpoint::Release => changes::release(call).await,
         Endpoint::Destroy => changes::destroy(call).await,
         Endpoint::DismissCrashed => changes::dismiss(call).await,
+        Endpoint::Debug => debug::debug(call).await,
+        Endpoint::RailwayWebhook => webhooks::railway(call),
         Endpoint::SelfDestruct => callbacks::self_destruct(call).await,
         Endpoint::JoinAccepted => callbacks::accepted(call).await,
         Endpoint::JoinGivenUp => callbacks::gave_up(call).await,

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::auth::ApiKeys;
 use super::callbacks::Callers;
+use super::webhooks::WebhookSecret;
 use crate::api::{AgentInstance, AgentPool};
 use crate::claim::DurableClaims;
 use crate::clock::Clock;
@@ -61,6 +62,8 @@ pub struct Settings {
     pub agents_shape: AgentsShape,
     /// What callers without a key may read.
     pub public_reads: PublicReads,
+    /// What Railway's webhooks must bring; absent: there are none.
+    pub webhook_secret: Option<WebhookSecret>,
     /// Origins that browsers may call from.
     pub cors_origins: Vec<String>,
 }
@@ -73,6 +76,7 @@ impl Default for Settings {
             default_pool: None,
             agents_shape: AgentsShape::default(),
             public_reads: PublicReads::default(),
+            webhook_secret: None,
             cors_origins: vec!["http://localhost:3000".to_owned()],
         }
     }

@@ -3,10 +3,12 @@
 //! May use `api`, `domain` and `k8s`. Nothing here creates an instance: that is the pool controller's, which is asked
 //! by an entry on the pool. Deleting is done here, always with the resourceVersion and uid that were judged.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{AgentInstance, AgentPool};
@@ -78,6 +80,7 @@ pub struct Operations {
     clock: Clock,
     rng: Rng,
     tasks: TaskTracker,
+    hints: Arc<Semaphore>,
 }
 
 impl Operations {
@@ -98,6 +101,7 @@ impl Operations {
             clock,
             rng,
             tasks,
+            hints: Arc::new(Semaphore::new(requests::HINTS_AT_A_TIME)),
         }
     }
 

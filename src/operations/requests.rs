@@ -14,10 +14,12 @@ use tracing::{info, warn};
 
 use super::{LOOK_EVERY, OperationError, Operations, is_status};
 use crate::api::agent_pool::{Request, RequestAnswer, RequestKind};
-use crate::api::{ANNOTATION_REQUESTS, AgentPool, MANAGER_API, names};
+use crate::api::{ANNOTATION_REQUESTS, AgentInstance, AgentPool, MANAGER_API, names};
 
 /// The most entries that wait on one pool.
 pub const MAX_REQUESTS: usize = 32;
+/// The most hints that one process has on its way; more are left to the next tick.
+pub const HINTS_AT_A_TIME: usize = 4;
 /// How long an answer is waited for.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How often a write that met a conflict is repeated.
@@ -107,6 +109,45 @@ impl Operations {
         })
     }
 
+    /// Asks for a diagnostic report of one instance: JSON.
+    pub async fn diagnose(&self, pool: &AgentPool, id: &str) -> Result<String, OperationError> {
+        let request = Request {
+            instance: Some(id.to_owned()),
+            ..self.request(RequestKind::Debug, None)
+        };
+        Ok(done(self.send(pool, request).await?)?.message)
+    }
+
+    /// Asks for a look at one instance now, without waiting for it; whether it was asked for. Where many are on their way
+    /// already it is left to the next tick.
+    pub fn hint(&self, instance: &AgentInstance) -> bool {
+        let Ok(permit) = self.hints.clone().try_acquire_owned() else {
+            return false;
+        };
+        let request = Request {
+            instance: Some(instance.spec.id.clone()),
+            ..self.request(RequestKind::Recheck, None)
+        };
+        let namespace = instance.metadata.namespace.clone().unwrap_or_default();
+        let (this, pool) = (self.clone(), instance.spec.pool_ref.name.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = this.exchange(&namespace, &pool, request).await {
+                info!(namespace, pool, %error, "not asked for: the next tick looks");
+            }
+            drop(permit);
+        });
+        true
+    }
+
+    fn request(&self, kind: RequestKind, count: Option<i32>) -> Request {
+        Request {
+            id: names::id_from_bytes(&self.rng.bytes()),
+            kind,
+            count,
+            instance: None,
+        }
+    }
+
     /// The answer: `Ok` where the controller says Done, the inner `Err` where it says Failed.
     async fn ask(
         &self,
@@ -114,12 +155,14 @@ impl Operations {
         kind: RequestKind,
         count: Option<i32>,
     ) -> Result<Result<RequestAnswer, RequestAnswer>, OperationError> {
-        let request = Request {
-            id: names::id_from_bytes(&self.rng.bytes()),
-            kind,
-            count,
-            instance: None,
-        };
+        self.send(pool, self.request(kind, count)).await
+    }
+
+    async fn send(
+        &self,
+        pool: &AgentPool,
+        request: Request,
+    ) -> Result<Result<RequestAnswer, RequestAnswer>, OperationError> {
         let (this, pool) = (self.clone(), pool.object_ref(&()));
         let (namespace, name) = (
             pool.namespace.unwrap_or_default(),
@@ -264,11 +307,9 @@ fn append(
     pool: &str,
 ) -> Result<(Option<Vec<Request>>, String), OperationError> {
     list.retain(|entry| !answers.get(&entry.id).is_some_and(is_final));
-    if request.kind == RequestKind::Reconcile
-        && let Some(running) = list
-            .iter()
-            .find(|entry| entry.kind == RequestKind::Reconcile)
-    {
+    let shared = matches!(request.kind, RequestKind::Reconcile | RequestKind::Recheck);
+    let same = |entry: &&Request| entry.kind == request.kind && entry.instance == request.instance;
+    if shared && let Some(running) = list.iter().find(same) {
         return Ok((None, running.id.clone()));
     }
     if !list.iter().any(|entry| entry.id == request.id) {

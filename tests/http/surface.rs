@@ -40,8 +40,10 @@ async fn every_route_asks_for_its_key() {
         world.add([instance("a", "Idle", 1), instance("x", "Crashed", 1)]);
         world.cluster.lock().unwrap().controller =
             Box::new(|_| Some(json!({"state": "Done", "ids": []})));
-        // Those of agents ask for another pair: `callbacks`.
-        for route in ROUTES.iter().filter(|r| r.access != Access::Instance) {
+        // Those of agents ask for another pair, those of Railway for another secret: `callbacks`, `webhooks`.
+        let ours =
+            |r: &&agentpool::http::Route| !matches!(r.access, Access::Instance | Access::Webhook);
+        for route in ROUTES.iter().filter(ours) {
             let open = route.access == Access::Open
                 || (route.access == Access::PublicRead && reads != PublicReads::Off);
             for prefix in ["", "/pools/agents/staging"] {
@@ -100,6 +102,7 @@ fn the_documented_routes_are_there() {
         "DELETE /api/pool/instances/{id}",
         "DELETE /api/pool/instances/{id}/destroy",
         "DELETE /api/pool/crashed/{id}",
+        "GET /api/pool/debug/{id}",
     ];
     let line = |r: &agentpool::http::Route| format!("{} {}", r.method, r.path);
     let found: Vec<String> = ROUTES

@@ -356,9 +356,10 @@ async fn every_other_route_needs_the_key() {
         world.call_with(method.clone(), &path, header, body).await
     };
 
-    // What agents call has a pair of its own in the body (`callbacks`).
-    let keyed =
-        |r: &&agentpool::http::Route| !OPEN.contains(&r.path) && r.access != Access::Instance;
+    // What agents and Railway call has a secret of its own (`callbacks`, `looks`).
+    let keyed = |r: &&agentpool::http::Route| {
+        !OPEN.contains(&r.path) && !matches!(r.access, Access::Instance | Access::Webhook)
+    };
     let guarded: Vec<_> = ROUTES.iter().filter(keyed).collect();
     for promised in [
         "GET /api/pool/status",

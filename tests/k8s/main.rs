@@ -31,6 +31,7 @@ mod install;
 mod keys;
 mod leadership;
 mod lifecycle;
+mod looks;
 mod one_for_one;
 mod parity;
 mod pending;

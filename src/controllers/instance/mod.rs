@@ -7,6 +7,7 @@
 //! A step is sent only under a permit: this process recorded its intent and has not sent it yet. The permit is in
 //! memory, so whoever comes after a crash looks first.
 
+mod debug;
 mod inside;
 mod observe;
 mod send;
@@ -54,6 +55,7 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
     }
     let mut object = (*instance).clone();
     let around = observe::gather(&object, &ctx).await;
+    debug::report_if_asked(&object, &around, &ctx).await;
     // Without a provider nothing can be sent: the decision says so, with the reason. Nor sooner after a failure than it
     // was decided, whoever wakes us: most wakes are for our own writes.
     let trouble = around.provider.as_ref().err().cloned();

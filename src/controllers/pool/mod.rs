@@ -73,6 +73,14 @@ pub struct PoolMemory {
     generation: Option<Option<i64>>,
 }
 
+impl PoolMemory {
+    /// The work of a request is over: the next pass answers it.
+    pub fn finish(&mut self, request: &str, finished: Finished) {
+        self.running.remove(request);
+        self.finished.insert(request.to_owned(), finished);
+    }
+}
+
 /// A request under way.
 struct Run {
     begun: Monotonic,

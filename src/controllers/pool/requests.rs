@@ -16,6 +16,9 @@ use crate::domain::instance::phase::{self, Phase};
 use crate::domain::plan::Trouble;
 use crate::domain::pool::view::{Finished, Member, RequestProgress};
 
+/// How long a report is waited for: its own 15 s, and the pass before it.
+const REPORTED_WITHIN: Duration = Duration::from_secs(25);
+
 pub(super) async fn work_on_requests(
     pool: &AgentPool,
     key: &(String, String),
@@ -29,20 +32,19 @@ pub(super) async fn work_on_requests(
         .as_ref()
         .map(|s| s.requests.clone())
         .unwrap_or_default();
+    // Together: one listing serves them all.
+    for request in requests.iter().filter(|r| r.kind == RequestKind::Recheck) {
+        if !answered.contains_key(&request.id) {
+            begin(key, request, ctx);
+        }
+    }
     for request in requests.iter().filter(|r| !answered.contains_key(&r.id)) {
         match request.kind {
             RequestKind::Cycle => cycle(pool, key, request, scope, ctx).await,
             RequestKind::Reconcile => full_reconcile(pool, key, request, members, scope, ctx).await,
             RequestKind::Replenish => {}
-            RequestKind::Recheck | RequestKind::Debug => finish(
-                key,
-                request,
-                Finished {
-                    error: "not available in this version".to_owned(),
-                    ..Finished::default()
-                },
-                ctx,
-            ),
+            RequestKind::Debug => debug(pool, key, request, ctx),
+            RequestKind::Recheck => recheck(pool, key, request, scope, ctx).await,
         }
     }
     ctx.with_pool_memory(key, |m| RequestProgress {
@@ -51,10 +53,34 @@ pub(super) async fn work_on_requests(
 }
 
 fn finish(key: &(String, String), request: &Request, finished: Finished, ctx: &Ctx) {
-    ctx.with_pool_memory(key, |m| {
-        m.running.remove(&request.id);
-        m.finished.insert(request.id.clone(), finished);
-    });
+    ctx.with_pool_memory(key, |m| m.finish(&request.id, finished));
+}
+
+/// Asks the instance's own reconcile for a report: that takes seconds, and the pool goes on meanwhile.
+fn debug(pool: &AgentPool, key: &(String, String), request: &Request, ctx: &Ctx) {
+    let (begun, asked) = begin(key, request, ctx);
+    let failed = |error: &str| Finished {
+        error: error.to_owned(),
+        ..Finished::default()
+    };
+    let instances = instances_of(pool, ctx);
+    let named = |i: &&Arc<AgentInstance>| Some(&i.spec.id) == request.instance.as_ref();
+    let Some(instance) = instances.iter().find(named) else {
+        return finish(key, request, failed("not found"), ctx);
+    };
+    if !asked {
+        ctx.with_pool_memory(key, |m| {
+            if let Some(run) = m.running.get_mut(&request.id) {
+                run.listed = true;
+            }
+        });
+        ctx.memories
+            .with(instance, |m| m.diagnose = Some(request.id.clone()));
+        ctx.instance_queue
+            .push(ObjectRef::from_obj(instance.as_ref()));
+    } else if ctx.clock.monotonic().saturating_sub(begun) > REPORTED_WITHIN {
+        finish(key, request, failed("no report in time"), ctx);
+    }
 }
 
 pub(super) fn forget_answered(pool: &AgentPool, key: &(String, String), ctx: &Ctx) {
@@ -86,6 +112,31 @@ fn begin(key: &(String, String), request: &Request, ctx: &Ctx) -> (Monotonic, bo
         });
         (run.begun, run.listed)
     })
+}
+
+/// Lists now, and puts one instance before its own controller with that; what follows is its decision.
+async fn recheck(
+    pool: &AgentPool,
+    key: &(String, String),
+    request: &Request,
+    scope: Option<&Scope>,
+    ctx: &Ctx,
+) {
+    let (begun, _) = begin(key, request, ctx);
+    let instances = instances_of(pool, ctx);
+    let named = |i: &&Arc<AgentInstance>| Some(&i.spec.id) == request.instance.as_ref();
+    let mut finished = Finished::default();
+    if let Some(scope) = scope
+        && let Err(trouble) = listing_since(begun, scope, ctx).await
+    {
+        finished.error = trouble.message;
+    } else if let Some(instance) = instances.iter().find(named) {
+        finished.ids.push(instance.spec.id.clone());
+        ctx.memories.with(instance, |m| m.probe_asked = true);
+        ctx.instance_queue
+            .push(ObjectRef::from_obj(instance.as_ref()));
+    }
+    finish(key, request, finished, ctx);
 }
 
 /// Lists and probes now; done when every running agent was probed since.

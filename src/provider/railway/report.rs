@@ -94,7 +94,10 @@ async fn fill(reach: &Reach<'_>, id: &str, report: &mut Report) {
     // Agents print their environment at times: without knowing the values no line is shown.
     let secrets =
         match operation::variables(reach.session, &scope.project, &scope.environment, id).await {
-            Ok(variables) => masked_values(variables),
+            Ok(variables) => {
+                report.insert("variables".to_owned(), variables.len().into());
+                masked_values(variables)
+            }
             Err(f) => {
                 report.insert(
                     "log".to_owned(),

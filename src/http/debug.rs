@@ -1,0 +1,49 @@
+//! `GET /api/pool/debug/{id}`: what provider and agent say of one instance now, in the form of the first generation.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::error::ApiError;
+use super::rows;
+use crate::api::AgentInstance;
+use crate::operations::members;
+
+/// Each member of the report says by itself what went wrong with it; the call itself fails only where nobody answers.
+pub async fn debug(call: &Call) -> Result<Response, ApiError> {
+    let pool = call.pool()?;
+    let found = members(&call.state.instances, &pool);
+    let Some(instance) = found.into_iter().find(|i| i.spec.id == call.id) else {
+        return Err(ApiError::not_found("not found"));
+    };
+    let report = call.state.operations.diagnose(&pool, &call.id).await?;
+    let report: Value = serde_json::from_str(&report).unwrap_or_default();
+    Ok(Json(shape(&instance, &report)).into_response())
+}
+
+/// The keys that its pages read, and ours beside them.
+fn shape(instance: &AgentInstance, report: &Value) -> Value {
+    let text = |of: &Value| of["error"].as_str().map(|why| format!("error: {why}"));
+    let (provider, agent) = (&report["provider"], &report["agent"]);
+    let local = text(agent).map_or_else(|| json!(agent.to_string()), Value::from);
+    let row = rows::row(instance, "", &rows::Shown::default());
+    let conditions = instance.status.as_ref().map(|s| &s.conditions);
+    let mut body = json!({
+        "id": row["id"], "name": row["name"], "status": row["status"], "url": row["url"],
+        // What only the inside could tell: nobody can look into a Railway service.
+        "processes": provider["processes"], "listening": provider["listening"],
+        "localCheck": local,
+        "envExists": provider["variables"].as_u64().map(|n| n > 0),
+        "deployStatus": row["deployStatus"], "conditions": conditions,
+        "events": provider["deploymentEvents"],
+    });
+    match text(provider) {
+        Some(why) => body["apiInfo"] = why.into(),
+        None => {
+            body["apiStatus"] = 200.into();
+            body["apiBody"] = provider.clone();
+        }
+    }
+    body
+}
