@@ -68,6 +68,7 @@ fn instance(c: &mut Criterion) {
         token_key: None,
         image: None,
         image_digest: None,
+        source_branch: None,
     };
     let first = decide(&steady(&object, &evidence));
     object.status = Some(status(&steady(&object, &evidence), &first, &given));

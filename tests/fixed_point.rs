@@ -211,6 +211,7 @@ impl World {
             token_key: None,
             image: None,
             image_digest: None,
+            source_branch: None,
         };
         let new = status(&self.view(evidence), decision, &given);
         if self.instance.status.as_ref() == Some(&new) {

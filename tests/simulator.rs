@@ -16,4 +16,5 @@ mod simulator {
     mod faults;
     mod process;
     mod railway;
+    mod sprites;
 }

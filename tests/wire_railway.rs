@@ -24,8 +24,13 @@ use agentpool::provider::{
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
+#[path = "wire_railway/projects.rs"]
+mod projects;
 #[path = "wire_railway/script.rs"]
 mod script;
+
+#[path = "wire_railway/introspection.rs"]
+mod introspection;
 
 use script::*;
 
@@ -43,6 +48,33 @@ fn every_document_fits_the_schema() {
         let operation = parsed.operations.get(Some(document.name)).unwrap();
         let writes = document.access == agentpool::provider::railway::classify::Access::Write;
         assert_eq!(operation.is_mutation(), writes, "{}", document.name);
+    }
+    let wrong = "query X { project(id: \"p\") { nmae } }";
+    assert!(apollo_compiler::ExecutableDocument::parse_and_validate(&schema, wrong, "x").is_err());
+}
+
+/// The whole schema, as an introspection of the API gives it, where somebody has put it beside the project.
+#[test]
+fn every_document_fits_an_introspection_where_there_is_one() {
+    let beside = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../shared/data/railway-schema.json"
+    );
+    let path = std::env::var("RAILWAY_SCHEMA_JSON").unwrap_or_else(|_| beside.to_owned());
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        eprintln!("skipped: there is no {path}; the schema in tests/data is checked in any case");
+        return;
+    };
+    let sdl = introspection::sdl(&serde_json::from_str(&text).unwrap());
+    let schema = apollo_compiler::Schema::parse_and_validate(sdl, "introspection.graphql");
+    let schema = schema.unwrap_or_else(|e| panic!("{path}: {e}"));
+    for document in operation::ALL {
+        apollo_compiler::ExecutableDocument::parse_and_validate(
+            &schema,
+            document.text,
+            document.name,
+        )
+        .unwrap_or_else(|e| panic!("{}: {e}", document.name));
     }
     let wrong = "query X { project(id: \"p\") { nmae } }";
     assert!(apollo_compiler::ExecutableDocument::parse_and_validate(&schema, wrong, "x").is_err());
@@ -181,8 +213,95 @@ async fn a_listing_has_all_pages_and_survives_oddities() {
         (Some("SUCCESS"), None)
     );
     let sent = sent(&server).await;
-    assert_eq!(sent[0].1, json!({"environmentId": "E", "first": 500}));
-    assert_eq!(sent[1].1["after"], "c1");
+    assert_eq!(
+        sent[0].1,
+        json!({"environmentId": "E", "first": 500, "volumes": true})
+    );
+    assert_eq!(
+        sent[1].1,
+        json!({"environmentId": "E", "first": 500, "volumes": false, "after": "c1"})
+    );
+}
+
+/// A listing brings the volumes along; those that are being deleted are none, and of two the older one is ours.
+#[tokio::test]
+async fn a_listing_knows_whose_volumes_are_whose() {
+    let volume = |id: &str, service: Value, created: &str, pending: bool| json!({"node": {"volumeId": id, "serviceId": service, "createdAt": created, "deletedAt": null, "isPendingDeletion": pending}});
+    let mut first = fleet(
+        &[
+            service("a", "one", running()),
+            service("b", "two", running()),
+        ],
+        None,
+    );
+    let page = |edges: Value, next: Option<&str>| json!({"edges": edges, "pageInfo": {"hasNextPage": next.is_some(), "endCursor": next}});
+    let newer = volume("newer", json!("a"), "2026-10-05T20:00:00Z", false);
+    let gone = volume("gone", json!("b"), "2026-10-05T10:00:00Z", true);
+    first["environment"]["volumeInstances"] = page(json!([newer, gone]), Some("v1"));
+    let older = volume("older", json!("a"), "2026-10-05T19:00:00Z", false);
+    let orphan = volume("orphan", Value::Null, "2026-10-05T19:00:00Z", false);
+    let rest = json!({"environment": {"volumeInstances": page(json!([older, orphan]), None)}});
+    let server = Script::default()
+        .data("RwFleet", first)
+        .data("RwVolumes", rest)
+        .start()
+        .await;
+    let listing = provider_at(&server.uri()).list().await.unwrap();
+    let volume_of = |i: usize| {
+        let resource = &listing.resources[i];
+        resource.facts.get("volumeId").map(String::as_str)
+    };
+    assert_eq!((volume_of(0), volume_of(1)), (Some("older"), None));
+    assert_eq!(names(&server).await, ["RwFleet", "RwVolumes"]);
+    assert_eq!(sent(&server).await[1].1["after"], "v1");
+}
+
+/// Nobody could tell afterwards whose a volume is: it goes before its service, and a volume that may still turn up is
+/// waited for.
+#[tokio::test]
+async fn a_volume_goes_before_its_service_and_an_uncertain_one_is_waited_for() {
+    let gone = "ServiceInstance not found";
+    let server = Script::default()
+        .data("RwVariables", mark(MARK))
+        .data("RwVolumeDelete", json!({"volumeDelete": true}))
+        .data("RwServiceDelete", json!({"serviceDelete": true}))
+        .error("RwServiceInstance", gone)
+        .start()
+        .await;
+    let provider = provider_at(&server.uri());
+    let recorded = known(&[("serviceId", "S"), ("volumeId", "V")]);
+    let presence = provider.destroy(&key(), &recorded).await.unwrap();
+    assert_eq!(presence, Presence::Gone);
+    let order = names(&server).await;
+    let want = [
+        "RwVariables",
+        "RwVolumeDelete",
+        "RwServiceDelete",
+        "RwServiceInstance",
+    ];
+    assert_eq!(order, want);
+    assert_eq!(sent(&server).await[1].1, json!({"volumeId": "V"}));
+
+    let none = json!({"environment": {"volumeInstances": {"edges": [], "pageInfo": {"hasNextPage": false, "endCursor": null}}}});
+    for (seconds, want) in [("29", Presence::Unknown), ("30", Presence::Gone)] {
+        let server = Script::default()
+            .data("RwVariables", mark(MARK))
+            .data("RwVolumes", none.clone())
+            .data("RwServiceDelete", json!({"serviceDelete": true}))
+            .error("RwServiceInstance", gone)
+            .start()
+            .await;
+        let uncertain = [
+            ("serviceId", "S"),
+            ("unsettled", "volume"),
+            ("unsettledFor", seconds),
+        ];
+        let provider = provider_at(&server.uri());
+        let presence = provider.destroy(&key(), &known(&uncertain)).await.unwrap();
+        assert_eq!(presence, want, "{seconds}");
+        let deleted = names(&server).await.contains(&"RwServiceDelete".to_owned());
+        assert_eq!(deleted, want == Presence::Gone, "{seconds}");
+    }
 }
 
 #[tokio::test]
@@ -899,13 +1018,19 @@ async fn a_report_holds_no_value_of_a_variable() {
 
 #[tokio::test]
 async fn what_is_not_supported_is_said_before_anything_is_sent() {
-    let repository = template_with(json!({"repository": {"repo": "acme/agent"}}));
+    let mut elsewhere = template();
+    let railway = elsewhere.provider.railway.as_mut().unwrap();
+    railway.per_instance = Some(serde_json::from_value(json!({"workspaceId": "w"})).unwrap());
+    assert!(supports(&elsewhere).is_ok());
+    let railway = elsewhere.provider.railway.as_mut().unwrap();
+    railway.volume = Some(serde_json::from_value(json!({})).unwrap());
     assert!(
-        supports(&template()).is_ok() && supports(&repository).unwrap_err().contains("repository")
+        supports(&template()).is_ok()
+            && supports(&elsewhere).unwrap_err().contains("railway.volume")
     );
     let provider = provider_at("http://127.0.0.1:1");
     let got = provider
-        .perform(&key(), &Facts::new(), "service", &repository, &inputs())
+        .perform(&key(), &Facts::new(), "service", &elsewhere, &inputs())
         .await
         .unwrap();
     assert!(

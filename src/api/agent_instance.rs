@@ -137,6 +137,10 @@ pub struct ProviderRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub environment_id: Option<String>,
+    /// Railway, project per instance: the workspace's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub workspace_id: Option<String>,
 }
 
 /// A claim: who gets the agent and for what. Never changed once set.
@@ -294,6 +298,10 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub project_id: Option<String>,
+    /// Railway, project per instance: the id of the environment in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub environment_id: Option<String>,
     /// Sprites: the id of the golden checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -314,6 +322,14 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub image_digest: Option<String>,
+    /// The branch that it was built from, where that is a repository's and the pool names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub source_branch: Option<String>,
+    /// The commit that was built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub source_commit: Option<String>,
 }
 
 /// What the agent says of itself.

@@ -158,6 +158,8 @@ reasons! {
     Sleeping,
     /// The provider waits for a person's approval of the deployment.
     NeedsApproval,
+    /// The provider no longer has its volume: a listing and a direct read say so.
+    VolumeMissing,
     /// The provider no longer has it: a listing and a direct read say so.
     Gone,
     /// Deletion is under way.
@@ -176,6 +178,8 @@ reasons! {
     RateLimited,
     /// What is left of the provider's request limit is kept for what is more urgent.
     QuotaReserved,
+    /// The provider takes one such request in so long, and the last one was not long ago.
+    CoolingDown,
     /// The provider does not answer.
     ProviderUnavailable,
     /// What did not work, works again.

@@ -54,6 +54,8 @@ pub enum Environment {
     Id(String),
     /// By its name, to be resolved.
     Name(String),
+    /// None: one project per agent in this workspace.
+    Workspace(String),
 }
 
 /// Makes a provider for a scope. `app` brings the real ones.
@@ -198,17 +200,27 @@ fn missing_credential(error: secret::SecretError) -> Trouble {
 /// The scope of a pool, by what its spec says.
 pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
     let railway = pool.spec.provider.railway.as_ref()?;
-    let project = railway.project.as_ref()?;
+    let (project_id, environment) = match (&railway.project, &railway.per_instance) {
+        (Some(project), _) => {
+            let environment = match &project.environment_id {
+                Some(id) => Environment::Id(id.clone()),
+                None => Environment::Name(project.environment_name.clone().unwrap_or_default()),
+            };
+            (project.project_id.clone(), environment)
+        }
+        (None, Some(own)) => {
+            let workspace = Environment::Workspace(own.workspace_id.clone());
+            (String::new(), workspace)
+        }
+        (None, None) => return None,
+    };
     Some(Scope {
         namespace: pool.metadata.namespace.clone().unwrap_or_default(),
         kind: template::provider_kind(&pool.spec.provider).to_owned(),
         secret: railway.token_secret_ref.clone(),
         token_kind: railway.token_kind,
-        project_id: project.project_id.clone(),
-        environment: match &project.environment_id {
-            Some(id) => Environment::Id(id.clone()),
-            None => Environment::Name(project.environment_name.clone().unwrap_or_default()),
-        },
+        project_id,
+        environment,
     })
 }
 
@@ -227,10 +239,14 @@ pub fn provider_ref(scope: &Scope) -> ProviderRef {
         kind: scope.kind.clone(),
         token_secret_ref: Some(scope.secret.clone()),
         token_kind: Some(scope.token_kind),
-        project_id: Some(scope.project_id.clone()),
+        project_id: Some(scope.project_id.clone()).filter(|id| !id.is_empty()),
         environment_id: match &scope.environment {
             Environment::Id(id) => Some(id.clone()),
-            Environment::Name(_) => None,
+            Environment::Name(_) | Environment::Workspace(_) => None,
+        },
+        workspace_id: match &scope.environment {
+            Environment::Workspace(id) => Some(id.clone()),
+            Environment::Id(_) | Environment::Name(_) => None,
         },
     }
 }
@@ -243,6 +259,9 @@ pub fn scope_of_instance(namespace: &str, provider: &ProviderRef) -> Option<Scop
         secret: provider.token_secret_ref.clone()?,
         token_kind: provider.token_kind.unwrap_or_default(),
         project_id: provider.project_id.clone().unwrap_or_default(),
-        environment: Environment::Id(provider.environment_id.clone().unwrap_or_default()),
+        environment: match &provider.workspace_id {
+            Some(id) => Environment::Workspace(id.clone()),
+            None => Environment::Id(provider.environment_id.clone().unwrap_or_default()),
+        },
     })
 }

@@ -35,7 +35,9 @@ pub struct Remembered {
     pub absent: Option<Monotonic>,
     /// Since when a claimed agent does not show its conversation; one whose join waits, that it waits.
     pub unbound: Option<Monotonic>,
-    /// Since when a claimed agent is seen stopped.
+    /// Since when its removal is tried.
+    pub removing: Option<Monotonic>,
+    /// Since when a claimed agent is seen stopped, or one in stock without its volume.
     pub stopped: Option<Monotonic>,
     /// The step whose intent this process recorded and has not sent.
     pub permit: Option<String>,

@@ -72,9 +72,10 @@ pub fn holds_back(class: Class, call: Call) -> bool {
 }
 
 /// Whether a trouble is its whole scope's, not only of the call that met it. What is kept for the more urgent is no
-/// trouble of theirs.
+/// trouble of theirs, and what one kind of request has to wait for none of the others'.
 pub fn is_shared(trouble: &Trouble) -> bool {
-    holds_back(trouble.class, Call::Create) && trouble.reason != Reason::QuotaReserved
+    let own = matches!(trouble.reason, Reason::QuotaReserved | Reason::CoolingDown);
+    holds_back(trouble.class, Call::Create) && !own
 }
 
 /// Spreads a duration by up to 10 %, later only: whoever came before the time that it asked for would find a listing
@@ -187,6 +188,7 @@ mod tests {
         };
         assert!(is_shared(&of(Class::Throttled, Reason::RateLimited)));
         assert!(!is_shared(&of(Class::Throttled, Reason::QuotaReserved)));
+        assert!(!is_shared(&of(Class::Throttled, Reason::CoolingDown)));
         assert!(is_shared(&of(Class::Capacity, Reason::CapacityExceeded)));
         assert!(!is_shared(&of(Class::Transient, Reason::RateLimited)));
     }

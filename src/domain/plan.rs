@@ -9,6 +9,10 @@ use crate::api::condition::Reason;
 /// Ids and addresses of what exists at the provider: `serviceId`, `domainId`, `deploymentId`, `url`, …, under the
 /// names of the fields of `status.provider` and `status.url`. Never a secret.
 pub type Facts = BTreeMap<String, String>;
+/// A fact for removals only: a step of the creation may have been sent and what it made is not recorded. Its name.
+pub const UNSETTLED: &str = "unsettled";
+/// Beside [`UNSETTLED`]: for how many seconds this process has been removing, so at the least it was not sent since.
+pub const UNSETTLED_FOR: &str = "unsettledFor";
 
 /// What is done with an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -84,6 +84,15 @@ pub fn default_xmtp_env(environment: &str) -> &'static str {
     }
 }
 
+/// The branch of OpenClaw that agents of an environment are built from, unless it is set.
+pub fn default_git_ref(environment: &str) -> &'static str {
+    if is_production(environment) {
+        "main"
+    } else {
+        "staging"
+    }
+}
+
 /// The provider of a pool, as `status.provider` and `spec.provider.kind` name it.
 pub fn provider_kind(provider: &Provider) -> &'static str {
     if provider.sprites.is_some() {

@@ -80,6 +80,8 @@ pub fn variables(m: &Material<'_>) -> Result<BTreeMap<String, String>, String> {
     let railway = m.template.provider.railway.as_ref();
     if railway.is_some_and(|r| r.source.repository.is_some()) {
         set("GATEWAY_AUTH_TOKEN", m.token.unwrap_or_default());
+        let git_ref = template::default_git_ref(&m.template.environment);
+        set("OPENCLAW_GIT_REF", git_ref);
     }
     let image = railway
         .and_then(|r| r.source.image.as_ref())
@@ -259,6 +261,32 @@ mod tests {
                 .unwrap_err()
                 .contains("Secret s")
         );
+    }
+
+    #[test]
+    fn what_is_built_from_a_repository_builds_openclaw_of_its_environment() {
+        let of = |environment: &str, source: serde_json::Value, env: serde_json::Value| {
+            let mut template = template(env, "Minimal");
+            template.environment = environment.to_owned();
+            template.provider.railway.as_mut().unwrap().source =
+                serde_json::from_value(source).unwrap();
+            made(&template, &BTreeMap::new()).unwrap()
+        };
+        let repository = || serde_json::json!({"repository": {"repo": "acme/agent"}});
+        let none = || serde_json::json!([]);
+        assert_eq!(
+            of("production", repository(), none())["OPENCLAW_GIT_REF"],
+            "main"
+        );
+        assert_eq!(
+            of("dev", repository(), none())["OPENCLAW_GIT_REF"],
+            "staging"
+        );
+        assert_eq!(of("dev", repository(), none())["GATEWAY_AUTH_TOKEN"], "tok");
+        let set = serde_json::json!([{"name": "OPENCLAW_GIT_REF", "value": "v2"}]);
+        assert_eq!(of("dev", repository(), set)["OPENCLAW_GIT_REF"], "v2");
+        let image = serde_json::json!({"image": {"reference": "i:1"}});
+        assert!(!of("dev", image, none()).contains_key("OPENCLAW_GIT_REF"));
     }
 
     #[test]

@@ -38,6 +38,9 @@ pub struct Key {
     pub mark: String,
 }
 
+/// The step that makes a project for the one agent: it may be done with any of several credentials.
+pub const PROJECT_STEP: &str = "project";
+
 /// What a step needs beside the plan: the finished variables of the agent.
 #[derive(Clone, Default)]
 pub struct Inputs {
@@ -49,6 +52,8 @@ pub struct Inputs {
     pub registry: Option<(String, SecretString)>,
     /// The pool's own set-up script (Sprites, `setup.scriptConfigMapRef`); `None`: the built-in one.
     pub setup_script: Option<String>,
+    /// Further credentials for the step [`PROJECT_STEP`], used in turn.
+    pub extra_tokens: Vec<SecretString>,
 }
 
 impl std::fmt::Debug for Inputs {

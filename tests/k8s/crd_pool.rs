@@ -147,6 +147,11 @@ async fn values_out_of_bounds_are_refused_by_field() {
             in_railway(json!({"restartRetries": -1})),
         ),
         (
+            "spec.provider.railway.volume.mountPath",
+            in_railway(json!({"volume": {"mountPath": "/v"}})),
+            in_railway(json!({"volume": {"mountPath": "data"}})),
+        ),
+        (
             "spec.provider.railway.limits.cpuMillis",
             in_railway(json!({"limits": {"cpuMillis": 100}})),
             in_railway(json!({"limits": {"cpuMillis": 99}})),

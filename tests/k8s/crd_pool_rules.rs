@@ -231,6 +231,12 @@ fn cases_below(key: fn() -> Value, number: impl Fn(&str) -> Value) -> Vec<Case> 
             json!({"claim": {"duplicateStatus": 503}}),
             json!({"claim": {"duplicateStatus": 410}}),
         ),
+        case(
+            "spec.rollout.maxSurge and maxUnavailable are both 0",
+            "spec.rollout.maxUnavailable",
+            json!({"rollout": {"maxSurge": 1, "maxUnavailable": 0}}),
+            json!({"rollout": {"maxSurge": 0, "maxUnavailable": 0}}),
+        ),
     ]
 }
 

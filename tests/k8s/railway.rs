@@ -3,7 +3,11 @@
 mod apart;
 mod faults;
 mod images;
+mod own;
+mod repository;
 mod settings;
+mod tokens;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,7 @@
 //! When calls fail: each kind waits in its own way, says so once, and nothing changes its phase by it.
 
 mod classes;
+mod wire;
 
 use std::time::Duration;
 

@@ -18,6 +18,7 @@ use crate::operator::{Ground, Operator};
 use crate::process::{Process, Trace};
 use crate::railway::executor::Executor;
 use crate::railway::limits::Quota;
+use crate::railway::model::{Token, TokenKind};
 use crate::railway::plans;
 use crate::world::Sim;
 
@@ -177,6 +178,25 @@ impl Cosmos {
         let mut world = self.ground.sim.world();
         let workspaces = world.railway.workspaces.values_mut();
         workspaces.for_each(|w| w.plan = plan.to_owned());
+    }
+
+    /// A token of another user of the workspace.
+    pub fn token(&self, n: usize) -> String {
+        let token = format!("5eed0000-0000-4000-8000-0000000000e{n}");
+        let workspace = crate::railway::seed::WORKSPACE.to_owned();
+        self.ground.sim.world().railway.tokens.push(Token {
+            token: token.clone(),
+            kind: TokenKind::Workspace(workspace),
+            revoked: false,
+        });
+        token
+    }
+
+    /// Creates a Secret.
+    pub fn secret(&self, name: &str, key: &str, value: &str) {
+        let secret = json!({"metadata": {"name": name}, "stringData": {key: value}});
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/secrets");
+        self.must("POST", &path, secret);
     }
 
     /// Somebody else used so many requests of the workspace's hour.

@@ -8,6 +8,7 @@ use agentpool::domain::instance::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::cosmos::{Cosmos, POOL, simulate};
+use crate::railway::seed::WORKSPACE;
 
 /// Agents of a fill.
 const AGENTS: usize = 200;
@@ -119,4 +120,40 @@ fn a_fill_reaches_nine_tenths_of_what_pro_allows_and_none_fails() {
 #[test]
 fn a_fill_that_others_left_too_little_for_waits_for_the_hour_and_none_fails() {
     reaches("HOBBY", (1_000, 10), 700);
+}
+
+/// A user may create a project in 30 s, and several tokens take turns.
+#[test]
+fn projects_are_created_as_fast_as_their_users_may_and_none_is_refused() {
+    for (extra, agents, turns) in [(0, 4, 3), (2, 9, 2)] {
+        let (seconds, refused) = simulate(async {
+            let mut world = Cosmos::new(11);
+            let tokens: Vec<String> = (0..extra).map(|n| world.token(n)).collect();
+            world.secret("more", "tokens", &tokens.join("\n"));
+            let more = (extra > 0).then(|| json!({"name": "more", "key": "tokens"}));
+            world.operator();
+            let railway = json!({"project": null, "perInstance": {"workspaceId": WORKSPACE},
+                "extraTokensSecretRef": more});
+            let spec = json!({"minIdle": agents, "provider": {"railway": railway}});
+            world.create_pool(POOL, &spec);
+            world.until_idle(agents).await;
+            assert_eq!(world.instances().len(), agents, "none failed");
+            let calls = world.railway_calls();
+            let made = calls.iter().filter(|c| c["operation"] == "RwProjectCreate");
+            let at: Vec<f64> = made.clone().map(second_of).collect();
+            let refused = made.filter(|c| c["class"] != "ok").count();
+            assert_eq!(at.len(), agents, "each was made once");
+            (at[agents - 1] - at[0], refused)
+        });
+        println!(
+            "{agents} projects, {} users: {seconds:.0} s, {refused} refused",
+            extra + 1
+        );
+        assert_eq!(refused, 0);
+        let least = f64::from(turns) * 30.0;
+        assert!(
+            seconds >= least && seconds < least * 1.15 + 2.0,
+            "{seconds}"
+        );
+    }
 }

@@ -28,6 +28,7 @@ simulator! {
     railway = "../../src/bin/agentpool-simulator/railway/mod.rs",
     rng = "../../src/bin/agentpool-simulator/rng.rs",
     rules = "../../src/bin/agentpool-simulator/rules.rs",
+    sprites = "../../src/bin/agentpool-simulator/sprites/mod.rs",
     world = "../../src/bin/agentpool-simulator/world.rs",
 }
 

@@ -311,6 +311,7 @@ impl Connect for Connector {
             environment: match &scope.environment {
                 Environment::Id(id) => EnvironmentRef::Id(id.clone()),
                 Environment::Name(name) => EnvironmentRef::Name(name.clone()),
+                Environment::Workspace(id) => EnvironmentRef::Workspace(id.clone()),
             },
             clock: self.clock.clone(),
         };

@@ -66,7 +66,7 @@ async fn peers_to_come_answer_404() {
     let sim = Simulator::start(1).await;
     assert_eq!(sim.get("127.0.0.1", "/openrouter/api/v1/keys").await.0, 404);
     assert_eq!(
-        sim.control("GET", "sprites/state", Value::Null).await.0,
+        sim.control("GET", "openrouter/state", Value::Null).await.0,
         404
     );
 }

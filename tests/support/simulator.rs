@@ -146,10 +146,15 @@ impl Simulator {
 
     /// The services that exist, by the ledger.
     pub async fn live_services(&self) -> Vec<Value> {
+        self.live("service").await
+    }
+
+    /// What exists of a kind, by the ledger.
+    pub async fn live(&self, kind: &str) -> Vec<Value> {
         let ledger = self.ledger().await;
         let all = ledger["resources"].as_array().cloned().unwrap_or_default();
         all.into_iter()
-            .filter(|r| r["kind"] == "service" && r["exists"] == true)
+            .filter(|r| r["kind"] == kind && r["exists"] == true)
             .collect()
     }
 

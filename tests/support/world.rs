@@ -480,6 +480,7 @@ impl World {
             .await
             .into_iter()
             .filter(|s| !s["owner"].is_null())
+            .chain(self.sim.live("volume").await)
             .collect();
         assert!(ours.is_empty(), "left at the provider: {ours:?}");
         self.sim.check_invariants().await;

@@ -144,6 +144,7 @@ pub fn inputs() -> Inputs {
         image: Some("registry.example.com/acme/agent@sha256:0".to_owned()),
         registry: None,
         setup_script: None,
+        extra_tokens: vec![],
     }
 }
 
@@ -175,7 +176,8 @@ pub fn running() -> Value {
 pub fn fleet(services: &[Value], next: Option<&str>) -> Value {
     let edges: Vec<Value> = services.iter().map(|s| json!({ "node": s })).collect();
     let page = json!({"hasNextPage": next.is_some(), "endCursor": next});
-    json!({"environment": {"serviceInstances": {"edges": edges, "pageInfo": page}}})
+    let volumes = json!({"edges": [], "pageInfo": {"hasNextPage": false, "endCursor": null}});
+    json!({"environment": {"serviceInstances": {"edges": edges, "pageInfo": page}, "volumeInstances": volumes}})
 }
 
 pub fn mark(value: &str) -> Value {

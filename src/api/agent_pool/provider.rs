@@ -68,6 +68,10 @@ pub struct Railway {
         regex(pattern = r"^[a-z0-9]+(-[a-z0-9]+)*$")
     )]
     pub region: Option<String>,
+    /// A volume for each agent, there before its first start; none if absent. A plan allows few in a project: 10 on
+    /// Hobby, 20 on Pro. It goes with the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<RailwayVolume>,
     /// What an agent may use at most; the plan's limits if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<RailwayLimits>,
@@ -90,6 +94,21 @@ fn default_restarts() -> i32 {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn are_default_restarts(retries: &i32) -> bool {
     *retries == default_restarts()
+}
+
+/// A volume of an agent.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RailwayVolume {
+    /// Where it is mounted. Default `/data`, where the runtimes keep their state. An image that does not run as root
+    /// needs the variable RAILWAY_RUN_UID=0 to write there.
+    #[serde(default = "default_mount_path")]
+    #[schemars(length(min = 2, max = 255), regex(pattern = r"^/[^\s]+$"))]
+    pub mount_path: String,
+}
+
+fn default_mount_path() -> String {
+    "/data".to_owned()
 }
 
 /// What Railway asks an agent before a deployment counts as up.

@@ -1,11 +1,12 @@
 //! Bodies: reading one whole, and sending one that may break off in the middle.
 
 use axum::body::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The whole body; none if it is larger than `most`.
 pub async fn read(mut body: Incoming, most: usize) -> io::Result<Option<Vec<u8>>> {
@@ -44,7 +45,7 @@ impl HalfBody {
     }
 }
 
-impl Body for HalfBody {
+impl HttpBody for HalfBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -65,5 +66,44 @@ impl Body for HalfBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.announced)
+    }
+}
+
+/// The body of any answer: whole, or piece by piece.
+pub enum Body {
+    /// Known from the start.
+    Half(HalfBody),
+    /// Each piece is a chunk of its own.
+    Stream(UnboundedReceiver<Bytes>),
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match self.get_mut() {
+            Self::Half(half) => Pin::new(half).poll_frame(cx),
+            Self::Stream(pieces) => pieces
+                .poll_recv(cx)
+                .map(|piece| piece.map(|p| Ok(Frame::data(p)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Half(half) => half.is_end_stream(),
+            Self::Stream(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Half(half) => half.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::ghcr::Ghcr;
 use crate::railway::lifecycle::Hands;
 use crate::railway::plans::advance;
 use crate::railway::{seed, state};
+use crate::sprites;
 use crate::world::{Sim, World};
 use axum::Router;
 use axum::body::Bytes;
@@ -38,6 +39,7 @@ pub fn router(sim: Arc<Sim>) -> Router {
 #[derive(Clone, Copy, PartialEq)]
 enum Peer {
     Railway,
+    Sprites,
     Ghcr,
     Agents,
 }
@@ -46,6 +48,7 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Peer::Railway => "railway",
+            Peer::Sprites => "sprites",
             Peer::Ghcr => "ghcr",
             Peer::Agents => "agents",
         }
@@ -55,11 +58,13 @@ impl Peer {
 fn peer(name: &str) -> Result<Peer, Box<Response>> {
     match name {
         "railway" => Ok(Peer::Railway),
+        "sprites" => Ok(Peer::Sprites),
         "ghcr" => Ok(Peer::Ghcr),
         "agents" => Ok(Peer::Agents),
         other => {
             let why = format!("{other:?} is not simulated");
-            let body = json!({"error": why, "known": ["railway", "ghcr", "agents"]});
+            let known = ["railway", "sprites", "ghcr", "agents"];
+            let body = json!({"error": why, "known": known});
             Err(Box::new(json_response(StatusCode::NOT_FOUND, &body)))
         }
     }
@@ -93,7 +98,10 @@ fn with_world<T>(sim: &Sim, work: impl FnOnce(&mut World, i64) -> T) -> T {
 
 async fn ledger(State(sim): Shared) -> Response {
     ok(&with_world(&sim, |world, now| {
-        world.ledger.to_json(&sim.clock, now)
+        let awake = |id: &str| world.sprites.all.get(id).map_or(0, |s| s.life.awake(now));
+        let mut shown = world.ledger.to_json(&sim.clock, now);
+        shown["sprites"] = world.ledger.sprites_json(awake);
+        shown
     }))
 }
 
@@ -110,6 +118,7 @@ async fn read_state(State(sim): Shared, Path(name): Path<String>) -> Response {
 fn state_of(sim: &Sim, world: &World, peer: Peer, now: i64) -> Value {
     match peer {
         Peer::Railway => state::to_json(&world.railway, &sim.clock, now),
+        Peer::Sprites => sprites::state::to_json(&world.sprites, &sim.clock, now),
         Peer::Ghcr => world.ghcr.to_json(),
         Peer::Agents => agent::state::to_json(&world.agents, &sim.clock, now),
     }
@@ -120,8 +129,14 @@ async fn put_state(State(sim): Shared, Path(name): Path<String>, body: Bytes) ->
         Ok(both) => both,
         Err(refusal) => return *refusal,
     };
+    if peer == Peer::Sprites
+        && let Err(why) = sprites::state::put(&sim, &body)
+    {
+        return json_response(StatusCode::BAD_REQUEST, &json!({"error": why}));
+    }
     let outcome = with_world(&sim, |world, now| {
         match peer {
+            Peer::Sprites => {}
             Peer::Railway => {
                 let World {
                     railway,
@@ -157,7 +172,11 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
         Ok(peer) => peer,
         Err(refusal) => return *refusal,
     };
+    if peer == Peer::Sprites {
+        sprites::state::reset(&sim);
+    }
     with_world(&sim, |world, now| match peer {
+        Peer::Sprites => {}
         Peer::Railway => {
             // What existed is deleted, so that the ledger stays true.
             let services: Vec<String> = world.railway.services.keys().cloned().collect();
@@ -167,7 +186,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
                 world.ledger.deleted(id, now);
             }
             world.railway = seed::default_world(now);
-            world.agents.all.retain(|_, a| a.alone);
+            world.agents.all.retain(|_, a| a.alone || a.in_sprite);
         }
         Peer::Ghcr => world.ghcr = Ghcr::default(),
         Peer::Agents => {
@@ -184,6 +203,7 @@ async fn reset_state(State(sim): Shared, Path(name): Path<String>) -> Response {
 async fn faults(State(sim): Shared, Path(name): Path<String>) -> Response {
     match peer(&name) {
         Ok(Peer::Railway) => ok(&sim.world().railway.rules.to_json()),
+        Ok(Peer::Sprites) => ok(&sim.world().sprites.rules.to_json()),
         Ok(Peer::Ghcr) => ok(&sim.world().ghcr.faults()),
         Ok(Peer::Agents) => ok(&sim.world().agents.rules.to_json()),
         Err(refusal) => *refusal,
@@ -198,12 +218,14 @@ async fn arm(State(sim): Shared, Path(name): Path<String>, body: Bytes) -> Respo
     let armed = with_world(&sim, |world, _| {
         let World {
             railway,
+            sprites,
             ghcr,
             agents,
             rng,
             ..
         } = world;
         match peer {
+            Peer::Sprites => sprites.rules.arm(&body, rng).map(|rule| json!(rule)),
             Peer::Railway => railway.rules.arm(&body, rng).map(|rule| json!(rule)),
             Peer::Ghcr => ghcr.arm(&body),
             Peer::Agents => agents.rules.arm(&body, rng).map(|rule| json!(rule)),
@@ -222,6 +244,7 @@ async fn disarm(State(sim): Shared, Path(name): Path<String>) -> Response {
             world.railway.rules.clear();
             world.railway.edge_blocked_until = 0;
         }
+        Ok(Peer::Sprites) => sim.world().sprites.rules.clear(),
         Ok(Peer::Ghcr) => sim.world().ghcr.heal(),
         Ok(Peer::Agents) => sim.world().agents.rules.clear(),
         Err(refusal) => return *refusal,

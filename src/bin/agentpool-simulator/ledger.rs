@@ -2,6 +2,7 @@
 //! nothing in it is forgotten when a service is deleted. Tests assert on it.
 
 use crate::clock::{Clock, Ms};
+use crate::sprites::model::Sprite;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -63,6 +64,19 @@ pub struct Ledger {
     /// What instances did, by service id.
     pub accounts: BTreeMap<String, Account>,
     deployments: BTreeMap<String, Vec<String>>,
+    /// What sprites did, by id.
+    sprites: BTreeMap<String, SpriteAccount>,
+}
+
+/// What one sprite did.
+#[derive(Default)]
+struct SpriteAccount {
+    name: String,
+    organization: String,
+    wakes: Vec<Value>,
+    restores: Vec<Value>,
+    /// Billed until it was deleted.
+    awake: Option<Ms>,
 }
 
 impl Ledger {
@@ -76,7 +90,10 @@ impl Ledger {
         now: Ms,
     ) {
         self.resources.push(Resource {
-            peer: "railway",
+            peer: match kind {
+                "sprite" | "checkpoint" => "sprites",
+                _ => "railway",
+            },
             kind,
             id: id.to_owned(),
             name: name.to_owned(),
@@ -100,6 +117,64 @@ impl Ledger {
             .entry(service.to_owned())
             .or_default()
             .push(deployment.to_owned());
+    }
+
+    /// A sprite came into being; its owner mark is the label that says so.
+    pub fn sprite_created(&mut self, sprite: &Sprite, by: &str, now: Ms) {
+        let owner = sprite
+            .labels
+            .iter()
+            .find_map(|l| l.strip_prefix("agentpool-owner-"));
+        let owner = owner.map(str::to_owned);
+        self.created("sprite", (&sprite.id, &sprite.name), owner, by, now);
+        let account = self.sprites.entry(sprite.id.clone()).or_default();
+        account.name.clone_from(&sprite.name);
+        account.organization.clone_from(&sprite.organization);
+    }
+
+    /// A sprite is gone, and its checkpoints with it.
+    pub fn sprite_deleted(&mut self, sprite: &Sprite, now: Ms) {
+        self.deleted(&sprite.id, now);
+        for checkpoint in &sprite.checkpoints {
+            self.deleted(&format!("{}/{}", sprite.id, checkpoint.id), now);
+        }
+        let account = self.sprites.entry(sprite.id.clone()).or_default();
+        account.awake = Some(sprite.life.awake(now));
+    }
+
+    /// A checkpoint was made.
+    pub fn checkpoint_made(&mut self, sprite: &Sprite, checkpoint: &str, now: Ms) {
+        let id = format!("{}/{checkpoint}", sprite.id);
+        self.created("checkpoint", (&id, &sprite.name), None, "checkpoint", now);
+    }
+
+    /// A sprite was woken: by what, and from which state.
+    pub fn sprite_woke(&mut self, id: &str, cause: &str, from: &str, now: Ms) {
+        let wakes = &mut self.sprites.entry(id.to_owned()).or_default().wakes;
+        wakes.push(json!({"cause": cause, "from": from, "atMs": now}));
+    }
+
+    /// A sprite is back at a checkpoint.
+    pub fn sprite_restored(&mut self, id: &str, checkpoint: &str, now: Ms) {
+        let restores = &mut self.sprites.entry(id.to_owned()).or_default().restores;
+        restores.push(json!({"checkpoint": checkpoint, "atMs": now}));
+    }
+
+    /// Sprites with what they did; `awake` tells the billed time of those that exist.
+    pub fn sprites_json(&self, awake: impl Fn(&str) -> Ms) -> Value {
+        let shown = self.sprites.iter().map(|(id, a)| {
+            let mut causes = BTreeMap::<&str, u64>::new();
+            for wake in &a.wakes {
+                let cause = wake["cause"].as_str().and_then(|c| c.split(' ').next());
+                *causes.entry(cause.unwrap_or_default()).or_default() += 1;
+            }
+            let about = json!({
+                "name": a.name, "organization": a.organization, "wakeUps": a.wakes, "wakeUpsByCause": causes,
+                "restores": a.restores, "awakeMs": a.awake.unwrap_or_else(|| awake(id)),
+            });
+            (id.clone(), about)
+        });
+        Value::Object(shown.collect())
     }
 
     /// The account of an instance.

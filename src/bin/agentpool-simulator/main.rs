@@ -1,8 +1,8 @@
-//! `agentpool-simulator`: the other side of the contract. It answers like Railway and like the
-//! agents behind Railway's domains, from memory, under one seed and on a clock that can run fast.
+//! `agentpool-simulator`: the other side of the contract. It answers like Railway, like Fly.io
+//! Sprites and like the agents behind both, under one seed and on a clock that can run fast.
 //!
 //! It shares no type with the library `agentpool`: what it knows comes from the contracts alone.
-//! State machines (`railway::deploy`, `agent::model`) do no I/O and take the time as a parameter;
+//! State machines (`railway::deploy`, `sprites::life`, `agent::model`) do no I/O and take the time as a parameter;
 //! `clock` is the only file that reads time, `rng` the only source of chance, `peers` and
 //! `control` the only sockets.
 
@@ -12,12 +12,14 @@ mod calls;
 mod clock;
 mod control;
 mod ghcr;
+mod inside;
 mod ledger;
 mod peers;
 mod railway;
 mod rng;
 mod rules;
 mod serve;
+mod sprites;
 mod world;
 
 use clap::{Parser, Subcommand};
@@ -29,7 +31,7 @@ use tracing_subscriber::EnvFilter;
 #[command(
     name = "agentpool-simulator",
     version,
-    about = "Railway and its agents, from memory"
+    about = "Railway, Fly.io Sprites and their agents, on one machine"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -42,6 +44,9 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Serve a single agent alone, whatever the Host header
     Agent(serve::AgentArgs),
+    /// What the played programs in a simulated sprite run to reach its API
+    #[command(hide = true)]
+    Inside(inside::InsideArgs),
 }
 
 #[tokio::main]
@@ -59,6 +64,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::serve(args).await,
         Command::Agent(args) => serve::agent(args).await,
+        Command::Inside(args) => inside::run(args),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

@@ -1,12 +1,14 @@
 //! The one port for peers: HTTP/1.1 by hyper, with the hard faults a framework would not do.
 //!
-//! `/graphql/v2` is Railway and `/ghcr` the image registry, whatever the Host; every other path belongs to the agent behind the
-//! Host header. Paths of peers that are not simulated yet answer 404.
+//! `/graphql/v2` is Railway and `/ghcr` the image registry, whatever the Host; `/v1/sprites` and `/v1/organization` are Sprites,
+//! unless the Host is an agent's; every other path belongs to the agent behind the Host header.
+//! Paths of peers that are not simulated yet answer 404.
 
 use crate::agent::edge;
-use crate::body::{self, HalfBody};
+use crate::body::{self, Body, HalfBody};
 use crate::ghcr;
 use crate::railway;
+use crate::sprites;
 use crate::world::Sim;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue};
@@ -31,7 +33,6 @@ const HANG: Duration = Duration::from_secs(900);
 /// First path segments of peers that have no simulation yet.
 const LATER: &[&str] = &[
     "openrouter",
-    "sprites",
     "agentmail",
     "telnyx",
     "bankr",
@@ -68,10 +69,7 @@ impl Request {
         Self {
             method: method.to_owned(),
             target: target.to_owned(),
-            host: host
-                .rsplit_once(':')
-                .map_or(host, |(name, _)| name)
-                .to_lowercase(),
+            host: without_port(host),
             body,
             from,
             connection,
@@ -88,6 +86,13 @@ impl Request {
     pub fn path(&self) -> &str {
         self.target.split('?').next().unwrap_or_default()
     }
+}
+
+/// The name of a Host header, lower case.
+fn without_port(host: &str) -> String {
+    host.rsplit_once(':')
+        .map_or(host, |(name, _)| name)
+        .to_lowercase()
 }
 
 /// What a connection remembers between requests.
@@ -112,6 +117,13 @@ pub enum Reply {
     Hang,
     /// RST.
     Reset,
+}
+
+impl Connection {
+    /// Set: closing the connection sends RST instead of FIN.
+    pub fn reset_flag(&self) -> &AtomicBool {
+        &self.reset
+    }
 }
 
 impl Reply {
@@ -205,6 +217,7 @@ async fn connection(sim: Arc<Sim>, stream: TcpStream, from: SocketAddr) {
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .serve_connection(io, service)
+        .with_upgrades()
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "connection ended");
@@ -216,7 +229,13 @@ async fn respond(
     memory: Arc<Connection>,
     from: SocketAddr,
     request: hyper::Request<Incoming>,
-) -> io::Result<Response<HalfBody>> {
+) -> io::Result<Response<Body>> {
+    let host = request.headers().get(HOST).and_then(|h| h.to_str().ok());
+    let host = request.uri().host().or(host).unwrap_or_default();
+    let host = without_port(host);
+    if sprites::front::is_for(&sim.world(), &host, request.uri().path()) {
+        return sprites::front::respond(&sim, (memory, from), request).await;
+    }
     let (parts, body) = request.into_parts();
     let Some(body) = body::read(body, MAX_BODY).await? else {
         return render(Reply::text(413, "too large"));
@@ -266,10 +285,13 @@ pub async fn answer(sim: &Arc<Sim>, request: Request) -> Reply {
     if LATER.contains(&first.as_str()) {
         return Reply::json(404, &json!({"error": format!("/{first} is not simulated")}));
     }
+    if let Some(reply) = sprites::url::answer(sim, &request).await {
+        return reply;
+    }
     edge::answer(sim, request).await
 }
 
-fn render(reply: Reply) -> io::Result<Response<HalfBody>> {
+fn render(reply: Reply) -> io::Result<Response<Body>> {
     let Reply::Http {
         status,
         headers,
@@ -279,7 +301,8 @@ fn render(reply: Reply) -> io::Result<Response<HalfBody>> {
     else {
         return Err(io::ErrorKind::ConnectionReset.into());
     };
-    let mut response = Response::new(HalfBody::new(body.into_bytes(), half));
+    let body = Body::Half(HalfBody::new(body.into_bytes(), half));
+    let mut response = Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     for (name, value) in headers {

@@ -4,7 +4,7 @@ use crate::agent::model::{Agent, Dialect, Kind};
 use crate::railway::model::Variables;
 use crate::railway::plans::advance;
 use crate::world::Sim;
-use crate::{agent, control, peers};
+use crate::{agent, control, peers, sprites};
 use anyhow::Context;
 use clap::Args;
 use std::io::Write;
@@ -152,6 +152,7 @@ async fn tick(sim: Arc<Sim>) -> u8 {
             let ended = alone.filter(|a| !a.alive).and_then(|a| a.exit_code);
             (ended, world.agents.self_destructing(&mut world.rng, now))
         };
+        sprites::power::tick(&sim);
         if let Some(code) = ended {
             tracing::info!(code, "the agent has ended");
             return u8::try_from(code).unwrap_or(1);

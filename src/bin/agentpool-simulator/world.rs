@@ -9,6 +9,9 @@ use crate::railway::executor::Executor;
 use crate::railway::model::Railway;
 use crate::railway::seed;
 use crate::rng::Random;
+use crate::sprites::machine::Machines;
+use crate::sprites::model::Sprites;
+use crate::sprites::sessions::Sessions;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,9 +22,11 @@ use tokio_util::task::TaskTracker;
 pub struct World {
     /// Railway.
     pub railway: Railway,
+    /// Fly.io Sprites.
+    pub sprites: Sprites,
     /// The image registry.
     pub ghcr: Ghcr,
-    /// The agents behind its domains, or one alone.
+    /// The agents behind their domains, or one alone.
     pub agents: Agents,
     /// What exists and existed.
     pub ledger: Ledger,
@@ -41,6 +46,10 @@ pub struct Sim {
     pub http: reqwest::Client,
     /// Work that goes on when its caller has hung up.
     pub tasks: TaskTracker,
+    /// Directories and processes of sprites.
+    pub machines: Machines,
+    /// Commands that run in sprites.
+    pub sessions: Sessions,
     world: Mutex<World>,
 }
 
@@ -65,6 +74,7 @@ impl Sim {
     ) -> Arc<Self> {
         let world = World {
             railway: seed::default_world(0),
+            sprites: Sprites::seeded(),
             ghcr: Ghcr::default(),
             agents: Agents::default(),
             ledger: Ledger::default(),
@@ -76,6 +86,8 @@ impl Sim {
             executor,
             http,
             tasks: TaskTracker::new(),
+            machines: Machines::default(),
+            sessions: Sessions::default(),
             world: Mutex::new(world),
         })
     }

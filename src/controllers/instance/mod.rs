@@ -205,6 +205,11 @@ async fn record(
             .as_deref()
             .and_then(image::digest_of)
             .map(str::to_owned),
+        source_branch: around
+            .template
+            .as_ref()
+            .and_then(|t| t.provider.railway.as_ref()?.source.repository.clone())
+            .and_then(|r| r.branch),
     };
     let view = View {
         instance: object,

@@ -132,7 +132,9 @@ pub(super) async fn judge(
         }
         Listed::Present(r) => {
             m.missing = None;
-            if matches!(r.liveness, Liveness::Stopped | Liveness::Created) {
+            if matches!(r.liveness, Liveness::Stopped | Liveness::Created)
+                || decide::lost_its_volume(object, r)
+            {
                 m.stopped.get_or_insert(now);
             } else {
                 m.stopped = None;

@@ -17,9 +17,9 @@ use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
 use crate::domain::backoff::{self, Call};
 use crate::domain::instance::phase::{self, Phase};
-use crate::domain::instance::status::facts_of;
+use crate::domain::instance::status::{self, facts_of};
 use crate::domain::instance::view::Evidence;
-use crate::domain::plan::{Class, Seen, Step, Trouble};
+use crate::domain::plan::{Class, Seen, Step, Trouble, UNSETTLED, UNSETTLED_FOR};
 use crate::domain::resource::Presence;
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
@@ -323,7 +323,16 @@ async fn ask(
     question: Question,
     ctx: &Ctx,
 ) -> Result<Presence, Trouble> {
-    let (provider, facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    let (provider, mut facts) = (provider(around)?, facts_of(object.status.as_ref()));
+    if let (Question::Remove, Some(step)) = (question, status::unsettled(object.status.as_ref())) {
+        let now = ctx.clock.monotonic();
+        let begun = ctx
+            .memories
+            .with(object, |m| *m.removing.get_or_insert(now));
+        let seconds = now.saturating_sub(begun).as_secs();
+        facts.insert(UNSETTLED.to_owned(), step.to_owned());
+        facts.insert(UNSETTLED_FOR.to_owned(), seconds.to_string());
+    }
     let purpose = match (question, had_a_user(object)) {
         (Question::IsThere, true) => Purpose::Claim,
         (Question::IsThere, false) => Purpose::Watch,

@@ -18,7 +18,7 @@ use crate::domain::template::Template;
 use crate::domain::token::Purpose;
 use crate::domain::variables::{self, Material};
 use crate::k8s::{config_map, secret};
-use crate::provider::{Inputs, sprites};
+use crate::provider::{Inputs, PROJECT_STEP, sprites};
 
 /// The finished variables of an agent, its secrets included.
 pub(super) async fn inputs(
@@ -84,7 +84,37 @@ pub(super) async fn inputs(
         } else {
             None
         },
+        extra_tokens: if step == PROJECT_STEP {
+            extra_tokens(template, &namespace, ctx).await?
+        } else {
+            vec![]
+        },
     })
+}
+
+/// The further tokens for creating projects, one to a line of their Secret.
+async fn extra_tokens(
+    template: &Template,
+    namespace: &str,
+    ctx: &Ctx,
+) -> Result<Vec<SecretString>, Trouble> {
+    let railway = template.provider.railway.as_ref();
+    let Some(reference) = railway.and_then(|r| r.extra_tokens_secret_ref.as_ref()) else {
+        return Ok(vec![]);
+    };
+    let all = secret::value(&ctx.client, namespace, reference)
+        .await
+        .map_err(|e| Trouble {
+            class: Class::Transient,
+            reason: Reason::CredentialsMissing,
+            message: e.to_string(),
+            retry_after: Some(Duration::from_secs(10)),
+        })?;
+    let lines = all.expose_secret().lines().map(str::trim);
+    Ok(lines
+        .filter(|line| !line.is_empty())
+        .map(|line| line.to_owned().into())
+        .collect())
 }
 
 /// The pool's own set-up script, from its ConfigMap.

@@ -90,7 +90,8 @@ fn places(ctx: &Ctx) -> Vec<Place> {
 /// A pool's scope, once the pool controller has resolved its names.
 pub fn scope_of(pool: &AgentPool) -> Option<Scope> {
     let resolved = &pool.status.as_ref()?.resolved;
-    resolved.get("environmentId")?;
+    let place = ["environmentId", "workspaceId"];
+    place.iter().find_map(|name| resolved.get(*name))?;
     Some(fleet::resolved_scope(
         &fleet::scope_of_pool(pool)?,
         resolved,

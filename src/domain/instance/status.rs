@@ -40,6 +40,8 @@ pub struct Given {
     pub image: Option<String>,
     /// The digest it is pinned to.
     pub image_digest: Option<String>,
+    /// The branch it is built from.
+    pub source_branch: Option<String>,
 }
 
 /// The status after a decision.
@@ -102,6 +104,7 @@ fn is_unknown(reason: Reason) -> bool {
         reason,
         Reason::RateLimited
             | Reason::QuotaReserved
+            | Reason::CoolingDown
             | Reason::ProviderUnavailable
             | Reason::OutcomeUnknown
     )
@@ -200,6 +203,9 @@ fn record(
                 new.token_key.clone_from(&given.token_key);
             }
             let provider = new.provider.get_or_insert_default();
+            if provider.source_branch.is_none() {
+                provider.source_branch.clone_from(&given.source_branch);
+            }
             if provider.image.is_none() {
                 provider.image.clone_from(&given.image);
                 provider.image_digest.clone_from(&given.image_digest);
@@ -290,7 +296,7 @@ fn joined(
         invite_slug: None,
         joined: true,
         claimed_at: Some(Time(now)),
-        source_branch: None,
+        source_branch: source_branch(instance),
     })
 }
 
@@ -362,6 +368,18 @@ pub fn facts_of(status: Option<&AgentInstanceStatus>) -> Facts {
     facts
 }
 
+/// The branch of an instance's code, where known.
+pub fn source_branch(instance: &AgentInstance) -> Option<String> {
+    let status = instance.status.as_ref()?;
+    status.provider.as_ref()?.source_branch.clone()
+}
+
+/// The step that may have been sent and whose outcome is not recorded.
+pub fn unsettled(status: Option<&AgentInstanceStatus>) -> Option<&str> {
+    let step = status?.operation.as_ref()?.steps.last()?;
+    (step.state == "Intended").then_some(step.name.as_str())
+}
+
 fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
     let provider: &mut ProviderStatus = new.provider.get_or_insert_default();
     for (key, value) in facts {
@@ -377,11 +395,13 @@ fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
             "deploymentId" => provider.deployment_id = value,
             "volumeId" => provider.volume_id = value,
             "projectId" => provider.project_id = value,
+            "environmentId" => provider.environment_id = value,
             "spriteId" => provider.id = value,
             "checkpointId" => provider.checkpoint_id = value,
             "checkpointTime" => provider.checkpoint_time = value,
             "home" => provider.home = value,
             "imageDigest" => provider.image_digest = value,
+            "sourceCommit" => provider.source_commit = value,
             _ => {}
         }
     }
@@ -396,7 +416,10 @@ pub fn claimed(
 ) -> AgentInstanceStatus {
     let mut new = instance.status.clone().unwrap_or_default();
     let outcome = outcome::parse(&claim.outcome);
-    new.claim = Some(claim);
+    new.claim = Some(ClaimStatus {
+        source_branch: source_branch(instance),
+        ..claim
+    });
     let reason = match outcome {
         Outcome::Bound => Reason::Claimed,
         Outcome::Pending => Reason::PendingAcceptance,

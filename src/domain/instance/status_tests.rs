@@ -18,6 +18,7 @@ fn at(second: i64) -> Given {
         token_key: Some("aabbccddeeff".into()),
         image: Some("ghcr.io/xmtplabs/convos-runtime-hermes:1.2.3".into()),
         image_digest: Some(format!("sha256:{}", "a".repeat(64))),
+        source_branch: None,
     }
 }
 

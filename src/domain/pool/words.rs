@@ -113,6 +113,10 @@ fn elsewhere(view: &View<'_>, counts: &Counts) -> String {
             "held up by the provider's request limit",
         ),
         (
+            building(Reason::CoolingDown),
+            "waiting for their turn, because the provider takes one such request at a time",
+        ),
+        (
             building(Reason::OutcomeUnknown),
             "being looked for, because an answer was lost",
         ),

@@ -106,9 +106,8 @@ pub fn class(kind: Kind, access: Access) -> (Class, Reason) {
             (Class::Ambiguous, Reason::OutcomeUnknown)
         }
         (Kind::Busy, _) => (Class::Transient, Reason::ProviderUnavailable),
-        (Kind::RateLimited | Kind::EdgeBlocked | Kind::Cooldown(_), _) => {
-            (Class::Throttled, Reason::RateLimited)
-        }
+        (Kind::RateLimited | Kind::EdgeBlocked, _) => (Class::Throttled, Reason::RateLimited),
+        (Kind::Cooldown(_), _) => (Class::Throttled, Reason::CoolingDown),
         (Kind::Reserved, _) => (Class::Throttled, Reason::QuotaReserved),
         (Kind::Auth | Kind::Denied, _) => (Class::Unauthorized, Reason::CredentialsInvalid),
         (Kind::Quota, _) => (Class::Capacity, Reason::CapacityExceeded),

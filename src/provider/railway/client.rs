@@ -188,6 +188,23 @@ impl Transport {
 }
 
 impl Session {
+    /// The same transport with another token, an account's or a workspace's.
+    pub fn with_token(&self, token: SecretString) -> Result<Self, SetupError> {
+        self.transport.session(token, TokenKind::Bearer)
+    }
+
+    /// Begins to create a project; Err: how long until the token's user may.
+    pub fn begin_project(&self) -> Result<(), Duration> {
+        self.quota
+            .begin_project(self.transport.inner.clock.monotonic())
+    }
+
+    /// The token's user may create no project for so long.
+    pub fn rest_projects(&self, rest: Duration) {
+        let now = self.transport.inner.clock.monotonic();
+        self.quota.rest_projects(now + rest);
+    }
+
     /// Sends a document and reads the whole of `data`. Reads are repeated on class Unknown and Transient.
     pub async fn send<T: DeserializeOwned>(
         &self,

@@ -6,14 +6,22 @@ use super::wire::{Deployment, Domain, Domains, ServiceInstance};
 
 /// The service's id; also [`Resource::id`].
 pub const SERVICE_ID: &str = "serviceId";
+/// The id of the agent's own project.
+pub const PROJECT_ID: &str = "projectId";
+/// The id of the environment in it.
+pub const ENVIRONMENT_ID: &str = "environmentId";
 /// The agent's base address.
 pub const URL: &str = "url";
 /// The id of the domain in it.
 pub const DOMAIN_ID: &str = "domainId";
+/// The id of the volume; absent in what does not tell of volumes.
+pub const VOLUME_ID: &str = "volumeId";
 /// The latest deployment's id.
 pub const DEPLOYMENT_ID: &str = "deploymentId";
 /// The image that is deployed.
 pub const IMAGE: &str = "image";
+/// The commit that was built, in a direct read.
+pub const COMMIT: &str = "sourceCommit";
 /// There, if the latest deployment was made before our settings were in place: not the one that our `deploy` step
 /// made. A service made with an image was seen to deploy by itself in 2025, before it had its start command.
 pub const DEPLOYMENT_PREDATES: &str = "deploymentPredatesSettings";
@@ -28,9 +36,16 @@ pub fn resource(service: &ServiceInstance) -> Resource {
     if let Some(image) = service.source.as_ref().and_then(|s| s.image.clone()) {
         facts.insert(IMAGE.to_owned(), image);
     }
+    if let Some(volume) = service.volumes.first() {
+        facts.insert(VOLUME_ID.to_owned(), volume.volume_id.clone());
+    }
     let latest = service.latest_deployment.as_ref();
     if let Some(deployment) = latest {
         facts.insert(DEPLOYMENT_ID.to_owned(), deployment.id.clone());
+        let commit = deployment.meta.as_ref().map(|m| &m["commitHash"]);
+        if let Some(commit) = commit.and_then(serde_json::Value::as_str) {
+            facts.insert(COMMIT.to_owned(), commit.to_owned());
+        }
         if predates_settings(service, deployment) {
             facts.insert(DEPLOYMENT_PREDATES.to_owned(), "true".to_owned());
         }
@@ -75,6 +90,11 @@ pub fn liveness(deployment: &Deployment) -> Liveness {
 fn predates_settings(service: &ServiceInstance, deployment: &Deployment) -> bool {
     let made = time(deployment.created_at.as_deref());
     let set = time(service.updated_at.as_deref());
+    // Before its repository was connected it had no source, and so no deployment: the connection moves `updatedAt` too.
+    let connected = service.source.as_ref().is_some_and(|s| s.repo.is_some());
+    if connected {
+        return service.num_replicas.is_none();
+    }
     service.num_replicas.is_none() || matches!((made, set), (Some(made), Some(set)) if made < set)
 }
 
@@ -104,6 +124,9 @@ pub fn progress(step: &str, known: &Facts, resource: &Resource) -> Seen {
             Seen::Done(pick(&resource.facts, &[URL, DOMAIN_ID]))
         }
         super::DOMAIN => Seen::Absent,
+        super::VOLUME if resource.facts.contains_key(VOLUME_ID) => {
+            Seen::Done(pick(&resource.facts, &[VOLUME_ID]))
+        }
         super::DEPLOY => deploy_progress(known, resource),
         _ => Seen::Unknown,
     }
@@ -189,6 +212,7 @@ mod tests {
             status: status.to_owned(),
             created_at: Some("2026-10-05T19:58:18.458Z".to_owned()),
             deployment_stopped: stopped,
+            meta: None,
             instances: containers
                 .iter()
                 .map(|s| Container {

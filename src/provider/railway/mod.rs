@@ -1,4 +1,4 @@
-//! Railway services as agents: one service per agent in a shared project.
+//! Railway services as agents: one service per agent in a shared project, or a project for each agent.
 //!
 //! [`client`] carries GraphQL and keeps the waits, [`classify`] says what an error means, [`operation`] holds one
 //! function per document, [`wire`] the answers, [`map`] their meaning. This file is the trait's implementation;
@@ -24,12 +24,14 @@ pub mod classify;
 pub mod client;
 pub mod map;
 pub mod operation;
+mod projects;
 mod quota;
 mod removal;
 mod report;
 mod scope;
 mod settings;
 mod steps;
+mod volumes;
 pub mod wire;
 
 pub use client::{Budget, SetupError, Timeouts, Transport};
@@ -44,12 +46,19 @@ pub const OWNER_VARIABLE: &str = "AGENTPOOL_OWNER";
 /// The port that an agent listens on.
 pub const AGENT_PORT: u16 = 8080;
 
+/// The step that makes the agent's own project, where it has one.
+pub const PROJECT: &str = super::PROJECT_STEP;
 /// The step that makes the service, with all its variables.
 pub const SERVICE: &str = "service";
+/// The step that makes its volume, where the pool wants one.
+pub const VOLUME: &str = "volume";
 /// The step that makes its domain.
 pub const DOMAIN: &str = "domain";
 /// The step that sets the rest and deploys; done when the deployment is up.
 pub const DEPLOY: &str = "deploy";
+
+/// The step that ends the deployments by push; done when Railway says so.
+pub const AUTO_DEPLOY: &str = "autoDeployOff";
 
 /// A listing was seen to lag up to this behind a create.
 const LIST_LAG: Duration = Duration::from_secs(30);
@@ -63,6 +72,8 @@ pub enum EnvironmentRef {
     Id(String),
     /// By its name, in any letter case.
     Name(String),
+    /// None: one project per agent in the workspace of this id, and its environment.
+    Workspace(String),
 }
 
 /// What one pool says about Railway, with the token's value.
@@ -74,7 +85,7 @@ pub struct RailwayConfig {
     pub token: SecretString,
     /// How it is sent.
     pub token_kind: TokenKind,
-    /// The project, by its id.
+    /// The project, by its id; empty where each agent has its own.
     pub project_id: String,
     /// The environment in it.
     pub environment: EnvironmentRef,
@@ -94,18 +105,18 @@ pub fn supports(template: &Template) -> Result<(), String> {
     let Some(railway) = &template.provider.railway else {
         return Err("the pool's provider is not railway".to_owned());
     };
-    if railway.per_instance.is_some() {
+    if railway.per_instance.is_some() && railway.volume.is_some() {
         return Err(
-            "railway.perInstance is not available in this version: use railway.project".to_owned(),
-        );
-    }
-    if railway.source.repository.is_some() {
-        return Err(
-            "railway.source.repository is not available in this version: use railway.source.image"
+            "railway.volume is not available in this version beside railway.perInstance: use railway.project"
                 .to_owned(),
         );
     }
     Ok(())
+}
+
+fn wants_volume(template: &Template) -> bool {
+    let railway = template.provider.railway.as_ref();
+    railway.is_some_and(|r| r.volume.is_some())
 }
 
 impl RailwayProvider {
@@ -147,7 +158,9 @@ impl RailwayProvider {
                 project: self.config.project_id.clone(),
                 environment: id.clone(),
             }),
-            (None, EnvironmentRef::Name(_)) => self.resolve_scope().await,
+            (None, EnvironmentRef::Name(_) | EnvironmentRef::Workspace(_)) => {
+                self.resolve_scope().await
+            }
         }
     }
 
@@ -169,7 +182,7 @@ impl AgentProvider for RailwayProvider {
         }
     }
 
-    fn plan(&self, operation: Operation, _template: &Template) -> Vec<StepSpec> {
+    fn plan(&self, operation: Operation, template: &Template) -> Vec<StepSpec> {
         let once = |step, deadline, attempts| StepSpec {
             step,
             repeat: Repeat::LookFirst,
@@ -183,18 +196,33 @@ impl AgentProvider for RailwayProvider {
             attempts: 1,
         };
         match operation {
-            Operation::Create => vec![
-                once(Step::Provider(SERVICE), STEP_DEADLINE, 3),
-                once(Step::Provider(DOMAIN), STEP_DEADLINE, 5),
-                once(Step::Provider(DEPLOY), UP_DEADLINE, 3),
-                safe(Step::Ready, STEP_DEADLINE),
-                safe(Step::Clean, STEP_DEADLINE),
-            ],
+            Operation::Create => {
+                let railway = template.provider.railway.as_ref();
+                let own = railway.is_some_and(|r| r.per_instance.is_some());
+                let built = steps::repository(template).is_some();
+                let volume = wants_volume(template);
+                let steps = [
+                    own.then(|| once(Step::Provider(PROJECT), STEP_DEADLINE, 3)),
+                    Some(once(Step::Provider(SERVICE), STEP_DEADLINE, 3)),
+                    volume.then(|| once(Step::Provider(VOLUME), STEP_DEADLINE, 5)),
+                    Some(once(Step::Provider(DOMAIN), STEP_DEADLINE, 5)),
+                    Some(once(Step::Provider(DEPLOY), UP_DEADLINE, 3)),
+                    built.then(|| safe(Step::Provider(AUTO_DEPLOY), STEP_DEADLINE)),
+                    Some(safe(Step::Ready, STEP_DEADLINE)),
+                    Some(safe(Step::Clean, STEP_DEADLINE)),
+                ];
+                steps.into_iter().flatten().collect()
+            }
             Operation::Recycle | Operation::Destroy => vec![],
         }
     }
 
     async fn resolve(&self) -> Result<Facts, ProviderError> {
+        if let Some(workspace) = self.workspace() {
+            scope::check_workspace(&self.session, &self.config, workspace).await?;
+            let fact = ("workspaceId".to_owned(), workspace.to_owned());
+            return Ok(Facts::from([fact]));
+        }
         let scope = self.resolve_scope().await?;
         Ok(Facts::from([
             ("projectId".to_owned(), scope.project),
@@ -212,7 +240,10 @@ impl AgentProvider for RailwayProvider {
         known: &Facts,
         step: &'static str,
     ) -> Result<Seen, ProviderError> {
-        steps::look(&self.reach().await?, key, known, step).await
+        if let (PROJECT, Some(workspace)) = (step, self.workspace()) {
+            return projects::look(&self.session, workspace, key, known).await;
+        }
+        steps::look(&self.reach_for(key, known).await?, key, known, step).await
     }
 
     async fn perform(
@@ -230,11 +261,16 @@ impl AgentProvider for RailwayProvider {
                 retry: false,
             });
         }
-        let reach = self.reach().await?;
+        if let (PROJECT, Some(workspace)) = (step, self.workspace()) {
+            return projects::make(&self.session, workspace, key, inputs).await;
+        }
+        let reach = self.reach_for(key, known).await?;
         match step {
             SERVICE => steps::make_service(&reach, key, inputs).await,
+            VOLUME => volumes::make(&reach, key, known, template).await,
             DOMAIN => steps::make_domain(&reach, key, known).await,
             DEPLOY => steps::deploy(&reach, key, known, template, inputs).await,
+            AUTO_DEPLOY => steps::end_auto_deploy(&reach, key, known).await,
             _ => Err(unknown_step(step)),
         }
     }
@@ -244,6 +280,10 @@ impl AgentProvider for RailwayProvider {
     }
 
     async fn list(&self) -> Result<Listing, ProviderError> {
+        if let Some(workspace) = self.workspace() {
+            let resources = projects::list(&self.session, workspace).await?;
+            return Ok(Listing { resources });
+        }
         let services = removal::all_services(&self.reach().await?).await?;
         // Each is dropped as soon as it is read: there may be thousands.
         let resources = services.into_iter().map(|s| map::resource(&s));
@@ -253,14 +293,25 @@ impl AgentProvider for RailwayProvider {
     }
 
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
-        removal::observe(&self.reach().await?, key, known).await
+        match self.workspace() {
+            Some(workspace) if !known.contains_key(map::SERVICE_ID) => {
+                projects::observe(&self.session, workspace, key, known).await
+            }
+            _ => removal::observe(&self.reach_for(key, known).await?, key, known).await,
+        }
     }
 
     async fn owner(&self, resource: &Resource) -> Result<Owner, ProviderError> {
+        if let Some(workspace) = self.workspace() {
+            return projects::owner(&self.session, workspace, resource).await;
+        }
         removal::owner(&self.reach().await?, resource).await
     }
 
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
+        if let Some(workspace) = self.workspace() {
+            return projects::destroy(&self.session, workspace, key, known).await;
+        }
         removal::destroy(&self.reach().await?, key, known).await
     }
 
@@ -279,6 +330,11 @@ impl AgentProvider for RailwayProvider {
         known: &Facts,
         new_name: &str,
     ) -> Result<(), ProviderError> {
+        if let (Some(_), Some(project)) = (self.workspace(), known.get(map::PROJECT_ID)) {
+            let doing = format!("rename project {} to {new_name}", key.name);
+            let renamed = projects::rename(&self.session, project, new_name).await;
+            return renamed.map_err(|f| f.into_error(classify::Access::Write, doing));
+        }
         let doing = format!("rename service {} to {new_name}", key.name);
         let Some(service) = known.get(map::SERVICE_ID) else {
             return Err(no_service_id(doing));
@@ -288,7 +344,7 @@ impl AgentProvider for RailwayProvider {
     }
 
     async fn diagnose(&self, key: &Key, known: &Facts) -> Report {
-        match self.reach().await {
+        match self.reach_for(key, known).await {
             Ok(reach) => report::diagnose(&reach, key, known).await,
             Err(error) => Report::from([("error".to_owned(), error.to_string().into())]),
         }
@@ -300,6 +356,8 @@ struct Reach<'a> {
     session: &'a Session,
     kind: TokenKind,
     scope: Scope,
+    /// The workspace, where each agent has a project of its own.
+    workspace: Option<String>,
 }
 
 impl RailwayProvider {
@@ -308,7 +366,32 @@ impl RailwayProvider {
             session: &self.session,
             kind: self.config.token_kind,
             scope: self.scope().await?,
+            workspace: None,
         })
+    }
+
+    /// The same for one agent: in its own project, where it has one.
+    async fn reach_for(&self, key: &Key, known: &Facts) -> Result<Reach<'_>, ProviderError> {
+        let Some(workspace) = self.workspace() else {
+            return self.reach().await;
+        };
+        let reach = projects::reach(&self.session, workspace, known).await?;
+        reach.ok_or_else(|| {
+            let doing = format!("reach the project of {}", key.name);
+            rejected(
+                Reason::InternalError,
+                doing,
+                "the project's id is not recorded",
+            )
+        })
+    }
+
+    /// The workspace, where each agent has a project of its own.
+    fn workspace(&self) -> Option<&str> {
+        match &self.config.environment {
+            EnvironmentRef::Workspace(id) => Some(id),
+            EnvironmentRef::Id(_) | EnvironmentRef::Name(_) => None,
+        }
     }
 }
 

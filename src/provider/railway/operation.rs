@@ -1,7 +1,8 @@
 //! One function per query or mutation; the text of each stands in `operations/`.
 //!
 //! An instance costs six requests in its whole life: `service_create`, `domain_create`, `configure_and_deploy`, and at
-//! its end `variables` (the owner mark), `service_delete`, `service_instance` (which finds nothing). Waiting is judged
+//! its end `variables` (the owner mark), `service_delete`, `service_instance` (which finds nothing). A volume costs two
+//! more: `volume_create`, `volume_delete`. Waiting is judged
 //! from the listing that all instances share.
 
 use std::collections::BTreeMap;
@@ -13,9 +14,13 @@ use super::classify::Failure;
 use super::client::{Document, Session};
 use super::wire::{
     Accepted, Connection, Created, DeployData, DeploymentStep, Domain, DomainCreateData,
-    Environment, EnvironmentsData, EventsData, FleetData, LogLine, LogsData, Project, ProjectData,
-    ProjectToken, ProjectTokenData, ServiceCreateData, ServiceInstance, ServiceInstanceData,
-    VariablesData,
+    Environment, EnvironmentsData, EventsData, Fleet, FleetData, LogLine, LogsData, Project,
+    ProjectData, ProjectToken, ProjectTokenData, ServiceCreateData, ServiceInstance,
+    ServiceInstanceData, VariablesData, VolumeCreateData, VolumeInstance, VolumesData,
+};
+use super::wire::{
+    BatchProject, CreatedProject, ProjectCreateData, ProjectNode, ProjectNodeData,
+    ProjectsBatchData, ProjectsData,
 };
 
 /// The largest page that is known to be accepted.
@@ -33,15 +38,26 @@ macro_rules! documents {
 
 documents! {
     PROJECT Read "RwProject" "project.graphql";
+    PROJECTS Read "RwProjects" "projects.graphql";
+    PROJECTS_BATCH Read "RwProjectsBatch" "projects_batch.graphql";
+    PROJECT_CREATE Write "RwProjectCreate" "project_create.graphql";
+    PROJECT_RENAME Write "RwProjectRename" "project_rename.graphql";
+    PROJECT_DELETE Write "RwProjectDelete" "project_delete.graphql";
     ENVIRONMENTS Read "RwEnvironments" "environments.graphql";
     PROJECT_TOKEN Read "RwProjectToken" "project_token.graphql";
     FLEET Read "RwFleet" "fleet.graphql";
     SERVICE_INSTANCE Read "RwServiceInstance" "service_instance.graphql";
+    VOLUMES Read "RwVolumes" "volumes.graphql";
+    VOLUME_CREATE Write "RwVolumeCreate" "volume_create.graphql";
+    VOLUME_DELETE Write "RwVolumeDelete" "volume_delete.graphql";
     VARIABLES Read "RwVariables" "variables.graphql";
     SERVICE_CREATE Write "RwServiceCreate" "service_create.graphql";
     DOMAIN_CREATE Write "RwDomainCreate" "domain_create.graphql";
     CONFIGURE_AND_DEPLOY Write "RwConfigureAndDeploy" "configure_and_deploy.graphql";
     CONFIGURE_LIMIT_AND_DEPLOY Write "RwConfigureLimitAndDeploy" "configure_limit_and_deploy.graphql";
+    CONFIGURE_AND_CONNECT Write "RwConfigureAndConnect" "configure_and_connect.graphql";
+    LIMITS Write "RwLimits" "limits.graphql";
+    AUTO_DEPLOY Write "RwAutoDeploy" "auto_deploy.graphql";
     SERVICE_RENAME Write "RwServiceRename" "service_rename.graphql";
     SERVICE_DELETE Write "RwServiceDelete" "service_delete.graphql";
     DEPLOYMENT_EVENTS Read "RwDeploymentEvents" "deployment_events.graphql";
@@ -54,6 +70,56 @@ pub async fn project(session: &Session, id: &str) -> Result<Project, Failure> {
         .send::<ProjectData>(&PROJECT, json!({ "id": id }))
         .await?
         .project)
+}
+
+/// A project without its environments.
+pub async fn project_node(session: &Session, id: &str) -> Result<ProjectNode, Failure> {
+    let variables = json!({ "id": id });
+    let data: ProjectNodeData = session.send(&PROJECT, variables).await?;
+    Ok(data.project)
+}
+
+/// A page of a workspace's projects, the newest first.
+pub async fn projects(
+    session: &Session,
+    workspace: &str,
+    first: u32,
+    after: Option<&str>,
+) -> Result<Connection<ProjectNode>, Failure> {
+    let mut variables = json!({ "workspaceId": workspace, "first": first });
+    if let Some(after) = after {
+        variables["after"] = after.into();
+    }
+    let data: ProjectsData = session.send(&PROJECTS, variables).await?;
+    Ok(data.projects)
+}
+
+/// Some projects with what is in them. What is gone or not ours to see is left out.
+pub async fn projects_batch(session: &Session, ids: &[&str]) -> Result<Vec<BatchProject>, Failure> {
+    let variables = json!({ "ids": ids });
+    let data: ProjectsBatchData = session.send(&PROJECTS_BATCH, variables).await?;
+    Ok(data.projects_by_ids)
+}
+
+/// Makes a project. A second call makes a second one.
+pub async fn project_create(session: &Session, input: Value) -> Result<CreatedProject, Failure> {
+    let variables = json!({ "input": input });
+    let data: ProjectCreateData = session.send(&PROJECT_CREATE, variables).await?;
+    Ok(data.project_create)
+}
+
+/// Renames a project.
+pub async fn project_rename(session: &Session, project: &str, name: &str) -> Result<(), Failure> {
+    let variables = json!({ "id": project, "input": { "name": name } });
+    let sent = session.send::<Accepted>(&PROJECT_RENAME, variables);
+    sent.await.map(drop)
+}
+
+/// Removes a project with all that is in it.
+pub async fn project_delete(session: &Session, project: &str) -> Result<(), Failure> {
+    let variables = json!({ "id": project });
+    let sent = session.send::<Accepted>(&PROJECT_DELETE, variables);
+    sent.await.map(drop)
 }
 
 /// A page of a project's environments.
@@ -77,21 +143,51 @@ pub async fn project_token(session: &Session) -> Result<ProjectToken, Failure> {
         .project_token)
 }
 
-/// A page of an environment's services.
+/// A page of an environment's services; the first one with a page of its volumes.
 pub async fn fleet(
     session: &Session,
     environment: &str,
     after: Option<&str>,
-) -> Result<Connection<ServiceInstance>, Failure> {
-    let mut variables = json!({ "environmentId": environment, "first": PAGE });
+) -> Result<Fleet, Failure> {
+    let volumes = after.is_none();
+    let mut variables = json!({ "environmentId": environment, "first": PAGE, "volumes": volumes });
     if let Some(after) = after {
         variables["after"] = after.into();
     }
     Ok(session
         .send::<FleetData>(&FLEET, variables)
         .await?
-        .environment
-        .service_instances)
+        .environment)
+}
+
+/// A page of an environment's volumes.
+pub async fn volumes(
+    session: &Session,
+    environment: &str,
+    after: Option<&str>,
+) -> Result<Connection<VolumeInstance>, Failure> {
+    let mut variables = json!({ "environmentId": environment, "first": PAGE });
+    if let Some(after) = after {
+        variables["after"] = after.into();
+    }
+    let data: VolumesData = session.send(&VOLUMES, variables).await?;
+    Ok(data.environment.volume_instances)
+}
+
+/// Makes a volume. A second call makes a second one, and two on one service break its deployments.
+pub async fn volume_create(session: &Session, input: Value) -> Result<Created, Failure> {
+    Ok(session
+        .send::<VolumeCreateData>(&VOLUME_CREATE, json!({ "input": input }))
+        .await?
+        .volume_create)
+}
+
+/// Removes a volume; Railway can restore it for 48 hours.
+pub async fn volume_delete(session: &Session, volume: &str) -> Result<(), Failure> {
+    session
+        .send::<Accepted>(&VOLUME_DELETE, json!({ "volumeId": volume }))
+        .await
+        .map(drop)
 }
 
 /// One service, directly.
@@ -161,6 +257,36 @@ pub async fn configure_and_deploy(
         .send::<DeployData>(document, variables)
         .await?
         .service_instance_deploy_v2)
+}
+
+/// Sets the settings and connects a repository, which starts the one deployment; its id is not told.
+pub async fn configure_and_connect(
+    session: &Session,
+    environment: &str,
+    service: &str,
+    (input, repository): (Value, Value),
+) -> Result<(), Failure> {
+    let variables = json!({ "serviceId": service, "environmentId": environment, "input": input, "repository": repository });
+    session
+        .send::<Accepted>(&CONFIGURE_AND_CONNECT, variables)
+        .await
+        .map(drop)
+}
+
+/// Sets a service's limits; they count from its next deployment on.
+pub async fn limits(session: &Session, input: Value) -> Result<(), Failure> {
+    session
+        .send::<Accepted>(&LIMITS, json!({ "input": input }))
+        .await
+        .map(drop)
+}
+
+/// Says that pushes to the repository deploy nothing.
+pub async fn no_auto_deploy(session: &Session, input: Value) -> Result<(), Failure> {
+    session
+        .send::<Accepted>(&AUTO_DEPLOY, json!({ "input": input }))
+        .await
+        .map(drop)
 }
 
 /// Renames a service. Frees the old name.

@@ -16,6 +16,8 @@ use super::classify::{Failure, Kind};
 
 /// A second by the platform's clock is not ours, and requests overtake each other on the way: a little longer.
 const SECOND: Duration = Duration::from_millis(1_050);
+/// How far apart a user's creations of projects are; a second more than documented, for what is late on the way.
+const PROJECT_EVERY: Duration = Duration::from_secs(31);
 /// The longest wait for a turn within the second.
 const TURN_MAX: Duration = Duration::from_secs(15);
 
@@ -45,6 +47,8 @@ struct State {
     waiting: [u32; Purpose::ALL.len()],
     /// What each place's listing cost, and when it was last listed.
     listings: HashMap<String, (u32, Monotonic)>,
+    /// When the token's user may create a project.
+    projects_from: Monotonic,
 }
 
 impl Quota {
@@ -144,6 +148,22 @@ impl Quota {
         {
             state.window.correct(remaining, now + reset, now);
         }
+    }
+
+    /// Begins to create a project, and the rest after it; Err: how long until the token's user may.
+    pub fn begin_project(&self, now: Monotonic) -> Result<(), Duration> {
+        let mut state = self.lock();
+        if state.projects_from > now {
+            return Err(state.projects_from - now);
+        }
+        state.projects_from = now + PROJECT_EVERY;
+        Ok(())
+    }
+
+    /// No project before.
+    pub fn rest_projects(&self, until: Monotonic) {
+        let mut state = self.lock();
+        state.projects_from = state.projects_from.max(until);
     }
 
     /// A place was listed by so many requests.
@@ -339,6 +359,19 @@ mod tests {
         }
         let free = quota.lock().waiting;
         assert_eq!(free, [0; 8], "nobody waits for the served");
+    }
+
+    #[test]
+    fn a_user_creates_one_project_at_a_time() {
+        let quota = Quota::default();
+        assert_eq!(quota.begin_project(Duration::ZERO), Ok(()));
+        let s = Duration::from_secs;
+        assert_eq!(quota.begin_project(s(1)), Err(s(30)));
+        assert_eq!(quota.begin_project(s(31)), Ok(()));
+        quota.rest_projects(s(100));
+        quota.rest_projects(s(70));
+        assert_eq!(quota.begin_project(s(62)), Err(s(38)));
+        assert_eq!(quota.begin_project(s(100)), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use crate::provider::{Facts, Key, Owner, Presence, ProviderError, Resource};
 
 use super::classify::{Access, Failure, Kind};
 use super::wire::ServiceInstance;
-use super::{OWNER_VARIABLE, Reach, map, operation, rejected, scope};
+use super::{OWNER_VARIABLE, Reach, map, operation, rejected, scope, volumes};
 
 /// More pages than a plan allows services.
 const PAGES: usize = 200;
@@ -30,11 +30,14 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
     let doing = || format!("list services of environment {}", reach.scope.environment);
     let failed = |f: Failure| f.into_error(Access::Read, doing());
     let mut all = Vec::new();
+    let mut volumes = None;
     let mut cursor: Option<String> = None;
     for pages in 1..=PAGES {
-        let page = operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref())
+        let fleet = operation::fleet(reach.session, &reach.scope.environment, cursor.as_deref())
             .await
             .map_err(failed)?;
+        volumes = volumes.or(fleet.volume_instances);
+        let page = fleet.service_instances;
         all.extend(
             page.edges
                 .into_iter()
@@ -43,6 +46,8 @@ pub(super) async fn all_services(reach: &Reach<'_>) -> Result<Vec<ServiceInstanc
         );
         match (page.page_info.has_next_page, page.page_info.end_cursor) {
             (false, _) => {
+                let volumes = volumes::all(reach, volumes).await.map_err(failed)?;
+                volumes::attach(&mut all, &volumes);
                 let pages = u32::try_from(pages).unwrap_or(u32::MAX);
                 reach.session.listed(&reach.scope.environment, pages);
                 return Ok(all);
@@ -85,7 +90,10 @@ pub(super) async fn by_id(reach: &Reach<'_>, id: &str) -> Result<Option<ServiceI
 pub(super) async fn is_gone(reach: &Reach<'_>, failure: &Failure) -> Result<bool, Failure> {
     match failure.kind {
         Kind::NotFound => Ok(true),
-        Kind::Denied => scope::can_read(reach.session, reach.kind, &reach.scope.project).await,
+        Kind::Denied => match &reach.workspace {
+            Some(workspace) => scope::can_list(reach.session, workspace).await,
+            None => scope::can_read(reach.session, reach.kind, &reach.scope.project).await,
+        },
         _ => Ok(false),
     }
 }
@@ -153,9 +161,21 @@ pub(super) async fn observe(
     let present = |service: &ServiceInstance| Presence::Present(Box::new(map::resource(service)));
     match known.get(map::SERVICE_ID) {
         Some(id) => {
-            let read = by_id(reach, id).await;
-            let read =
-                read.map_err(|f| f.into_error(Access::Read, format!("read service {}", key.name)))?;
+            let read = async {
+                let mut service = by_id(reach, id).await?;
+                // Of what has none the volumes are not asked for.
+                if let Some(service) = service
+                    .as_mut()
+                    .filter(|_| known.contains_key(map::VOLUME_ID))
+                {
+                    service.volumes = volumes::of_service(reach, id).await?;
+                }
+                Ok(service)
+            };
+            let doing = || format!("read service {}", key.name);
+            let read = read
+                .await
+                .map_err(|f: Failure| f.into_error(Access::Read, doing()))?;
             Ok(read.as_ref().map_or(Presence::Gone, present))
         }
         None => {
@@ -178,10 +198,10 @@ pub(super) async fn destroy(
     key: &Key,
     known: &Facts,
 ) -> Result<Presence, ProviderError> {
-    let id = match known.get(map::SERVICE_ID) {
-        Some(id) => id.clone(),
+    let (id, hanging) = match known.get(map::SERVICE_ID) {
+        Some(id) => (id.clone(), None),
         None => match by_key(reach, key).await? {
-            Some(service) => service.service_id,
+            Some(service) => (service.service_id, Some(service.volumes)),
             None => return Ok(Presence::Gone),
         },
     };
@@ -199,8 +219,23 @@ pub(super) async fn destroy(
             );
             return Err(rejected(Reason::Rejected, doing(), message));
         }
-        Mark::NoService => {}
+        // What we recorded as ours may be left all the same.
+        Mark::NoService => {
+            if let Some(volume) = known.get(map::VOLUME_ID) {
+                let removed = volumes::remove(reach, volume).await;
+                removed.map_err(|f| f.into_error(Access::Write, doing()))?;
+            }
+        }
         Mark::Ours => {
+            let volumes = volumes::to_remove(reach, (&id, known), hanging).await;
+            let volumes = volumes.map_err(|f| f.into_error(Access::Read, doing()))?;
+            let Some(volumes) = volumes else {
+                return Ok(Presence::Unknown);
+            };
+            for volume in volumes {
+                let removed = volumes::remove(reach, &volume).await;
+                removed.map_err(|f| f.into_error(Access::Write, doing()))?;
+            }
             let environment =
                 (reach.kind == TokenKind::Project).then_some(reach.scope.environment.as_str());
             match operation::service_delete(reach.session, &id, environment).await {

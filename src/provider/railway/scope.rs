@@ -35,6 +35,7 @@ pub(super) async fn resolve(
     let wanted = |e: &&Environment| match &config.environment {
         EnvironmentRef::Id(id) => e.id == *id,
         EnvironmentRef::Name(name) => e.name.to_lowercase() == name.to_lowercase(),
+        EnvironmentRef::Workspace(_) => false,
     };
     match environments.iter().find(wanted) {
         Some(e) => Ok(Scope {
@@ -59,6 +60,28 @@ pub(super) async fn can_read(
         Ok(()) => Ok(true),
         Err(f) if matches!(f.kind, Kind::Denied | Kind::Auth | Kind::NotFound) => Ok(false),
         Err(f) => Err(f),
+    }
+}
+
+/// Whether the token can list the workspace's projects at this moment.
+pub(super) async fn can_list(session: &Session, workspace: &str) -> Result<bool, Failure> {
+    match operation::projects(session, workspace, 1, None).await {
+        Ok(_) => Ok(true),
+        Err(f) if matches!(f.kind, Kind::Denied | Kind::Auth | Kind::NotFound) => Ok(false),
+        Err(f) => Err(f),
+    }
+}
+
+/// Asks Railway whether the token may see the workspace.
+pub(super) async fn check_workspace(
+    session: &Session,
+    config: &RailwayConfig,
+    workspace: &str,
+) -> Result<(), ProviderError> {
+    let doing = format!("look at Railway workspace {workspace}");
+    match operation::projects(session, workspace, 1, None).await {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(explain(failure, config, doing)),
     }
 }
 
@@ -102,6 +125,16 @@ async fn by_token(session: &Session, project: &str) -> Result<Vec<Environment>, 
 
 fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderError {
     let project = &config.project_id;
+    let field = match &config.environment {
+        EnvironmentRef::Workspace(id) => format!("railway.perInstance.workspaceId ({id})"),
+        EnvironmentRef::Id(_) | EnvironmentRef::Name(_) => {
+            format!("railway.project.projectId ({project})")
+        }
+    };
+    let place = match &config.environment {
+        EnvironmentRef::Workspace(id) => format!("workspaceId {id}"),
+        EnvironmentRef::Id(_) | EnvironmentRef::Name(_) => format!("projectId {project}"),
+    };
     let message = failure.message.clone();
     let mut error = failure.clone().into_error(Access::Read, doing.clone());
     match failure.kind {
@@ -112,13 +145,11 @@ fn explain(failure: Failure, config: &RailwayConfig, doing: String) -> ProviderE
             };
             error.message = format!(
                 "{message}: check that the token is valid, that railway.tokenKind fits it (now {kind}), and that it \
-                 may see projectId {project}"
+                 may see {place}"
             );
         }
         Kind::NotFound => {
-            let text = format!(
-                "{message}: check railway.project.projectId ({project}) and the token's workspace"
-            );
+            let text = format!("{message}: check {field} and the token's workspace");
             error = rejected(Reason::ProjectNotFound, doing, text);
         }
         _ => {}
@@ -134,6 +165,7 @@ fn no_environment(config: &RailwayConfig, known: &[Environment], doing: String) 
     let wanted = match &config.environment {
         EnvironmentRef::Id(id) => format!("environmentId {id}"),
         EnvironmentRef::Name(name) => format!("environmentName {name}"),
+        EnvironmentRef::Workspace(id) => format!("workspaceId {id}"),
     };
     let known = if names.is_empty() {
         "none".to_owned()

@@ -3,7 +3,7 @@
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::api::agent_pool::{Railway, RailwayLimits, RestartPolicy};
+use crate::api::agent_pool::{Railway, RailwayLimits, RepositorySource, RestartPolicy};
 use crate::domain::template::Template;
 use crate::provider::Inputs;
 
@@ -19,7 +19,6 @@ pub(super) fn source(template: &Template, inputs: &Inputs) -> Value {
 /// platform's defaults, and `numReplicas` tells later that the settings are ours.
 pub(super) fn settings(template: &Template, inputs: &Inputs) -> Value {
     let mut input = json!({
-        "source": source(template, inputs),
         "numReplicas": 1,
         "restartPolicyType": "ON_FAILURE",
         "restartPolicyMaxRetries": 10,
@@ -27,6 +26,10 @@ pub(super) fn settings(template: &Template, inputs: &Inputs) -> Value {
     });
     if let Some(railway) = &template.provider.railway {
         of_pool(railway, &mut input);
+    }
+    // A repository is connected, not set.
+    if super::steps::repository(template).is_none() {
+        input["source"] = source(template, inputs);
     }
     if let Some((username, password)) = &inputs.registry {
         let password = password.expose_secret();
@@ -51,10 +54,23 @@ fn of_pool(railway: &Railway, input: &mut Value) {
         input["healthcheckPath"] = check.path.as_str().into();
         input["healthcheckTimeout"] = check.timeout_seconds.into();
     }
+    let repository = railway.source.repository.as_ref();
+    if let Some(directory) = repository.and_then(|r| r.root_directory.as_ref()) {
+        input["rootDirectory"] = directory.as_str().into();
+    }
     // `region` alone has no effect.
     if let Some(region) = &railway.region {
         input["multiRegionConfig"] = json!({ region.as_str(): { "numReplicas": 1 } });
     }
+}
+
+/// The repository to be connected.
+pub(super) fn repository(repository: &RepositorySource) -> Value {
+    let mut input = json!({ "repo": repository.repo });
+    if let Some(branch) = &repository.branch {
+        input["branch"] = branch.as_str().into();
+    }
+    input
 }
 
 /// The limits of a service's container, where the pool has some.
@@ -115,5 +131,19 @@ mod tests {
         assert_eq!(settings(&template, &inputs), want);
         let want = json!({"environmentId": "E", "serviceId": "S", "vCPUs": 0.5, "memoryGB": 4.0});
         assert_eq!(limits(&template, "E", "S"), Some(want));
+    }
+
+    #[test]
+    fn a_repository_is_connected_and_not_set() {
+        let source = json!({"repository": {"repo": "acme/agent", "branch": "next", "rootDirectory": "/runtime"}});
+        let template = template(json!({ "source": source }));
+        let input = settings(&template, &Inputs::default());
+        assert!(input["source"].is_null(), "{input}");
+        assert_eq!(input["rootDirectory"], "/runtime");
+        let connected = super::super::steps::repository(&template).map(repository);
+        assert_eq!(
+            connected,
+            Some(json!({"repo": "acme/agent", "branch": "next"}))
+        );
     }
 }

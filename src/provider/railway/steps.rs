@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::api::agent_pool::RepositorySource;
 use crate::domain::template::Template;
 use crate::provider::{Facts, Inputs, Key, Outcome, ProviderError, Seen};
 
 use super::classify::{Access, Failure, Kind};
 use super::removal::{Mark, by_id, by_key, is_gone, mark};
 use super::{
-    AGENT_PORT, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, map, no_service_id, operation,
-    settings, unknown_step,
+    AGENT_PORT, AUTO_DEPLOY, DEPLOY, DOMAIN, OWNER_VARIABLE, Reach, SERVICE, VOLUME, map,
+    no_service_id, operation, settings, unknown_step, volumes,
 };
 
 const POLL: Duration = Duration::from_secs(5);
@@ -27,7 +28,11 @@ pub(super) async fn look(
     known: &Facts,
     step: &'static str,
 ) -> Result<Seen, ProviderError> {
-    if !matches!(step, SERVICE | DOMAIN | DEPLOY) {
+    if step == AUTO_DEPLOY {
+        // It is sent again in any case.
+        return Ok(Seen::Absent);
+    }
+    if !matches!(step, SERVICE | VOLUME | DOMAIN | DEPLOY) {
         return Err(unknown_step(step));
     }
     let id = match known.get(map::SERVICE_ID) {
@@ -39,6 +44,9 @@ pub(super) async fn look(
             seen => return Ok(seen),
         },
     };
+    if step == VOLUME {
+        return volumes::look(reach, key, &id).await;
+    }
     let read = by_id(reach, &id).await;
     let read =
         read.map_err(|f| f.into_error(Access::Read, format!("look at service {}", key.name)))?;
@@ -164,6 +172,9 @@ pub(super) async fn deploy(
         return Err(no_service_id(doing));
     };
     let environment = &reach.scope.environment;
+    if let Some(repository) = repository(template) {
+        return connect(reach, (service, doing), template, (repository, inputs)).await;
+    }
     let sent = (
         settings::settings(template, inputs),
         settings::limits(template, environment, service),
@@ -177,9 +188,73 @@ pub(super) async fn deploy(
     }
 }
 
+/// The repository of a template, where it is built from one.
+pub(super) fn repository(template: &Template) -> Option<&RepositorySource> {
+    let railway = template.provider.railway.as_ref()?;
+    railway.source.repository.as_ref()
+}
+
+/// Sets the settings and connects the repository. A service made with a repository would deploy its default branch at
+/// once, without settings; one that had no source until now deploys once, what was connected.
+async fn connect(
+    reach: &Reach<'_>,
+    (service, doing): (&str, String),
+    template: &Template,
+    (repository, inputs): (&RepositorySource, &Inputs),
+) -> Result<Outcome, ProviderError> {
+    let environment = &reach.scope.environment;
+    if let Some(limits) = settings::limits(template, environment, service)
+        && let Err(f) = operation::limits(reach.session, limits).await
+    {
+        if f.kind != Kind::Unknown {
+            return refused(reach, f, doing).await;
+        }
+        // Nothing is deployed yet, and limits may be set twice: the step is sent again without a look.
+        return Err(Failure::new(Kind::Busy, f.message).into_error(Access::Write, doing));
+    }
+    let sent = (
+        settings::settings(template, inputs),
+        settings::repository(repository),
+    );
+    match operation::configure_and_connect(reach.session, environment, service, sent).await {
+        Ok(()) => Ok(Outcome::Running {
+            facts: Facts::new(),
+            poll: POLL,
+        }),
+        Err(f) => refused(reach, f, doing).await,
+    }
+}
+
+/// Pushes are not to deploy: an agent in use would be restarted. The repository stays connected. And what was built is
+/// read.
+pub(super) async fn end_auto_deploy(
+    reach: &Reach<'_>,
+    key: &Key,
+    known: &Facts,
+) -> Result<Outcome, ProviderError> {
+    let doing = format!("end the deployments by push of service {}", key.name);
+    let Some(service) = known.get(map::SERVICE_ID) else {
+        return Err(no_service_id(doing));
+    };
+    let input = json!({
+        "projectId": reach.scope.project,
+        "environmentId": reach.scope.environment,
+        "serviceId": service,
+        "enabled": false,
+    });
+    if let Err(f) = operation::no_auto_deploy(reach.session, input).await {
+        return refused(reach, f, doing).await;
+    }
+    let read = by_id(reach, service).await;
+    let read = read.map_err(|f| f.into_error(Access::Read, doing))?;
+    let mut facts = read.map(|s| map::resource(&s).facts).unwrap_or_default();
+    facts.retain(|name, _| name == map::COMMIT);
+    Ok(Outcome::Done(facts))
+}
+
 /// A step of a service that we made was refused. Right after the creation Railway may not know it yet everywhere: the
 /// step did not run, and later it may.
-async fn refused(
+pub(super) async fn refused(
     reach: &Reach<'_>,
     failure: Failure,
     doing: String,

@@ -73,6 +73,98 @@ pub struct Project {
     pub environments: Connection<Environment>,
 }
 
+/// `RwProject`, of which only the project itself is wanted.
+#[derive(Debug, Deserialize)]
+pub struct ProjectNodeData {
+    /// The project.
+    pub project: ProjectNode,
+}
+
+/// `RwProjects`.
+#[derive(Debug, Deserialize)]
+pub struct ProjectsData {
+    /// A page of them.
+    pub projects: Connection<ProjectNode>,
+}
+
+/// A project as a listing shows it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectNode {
+    /// Its id.
+    pub id: String,
+    /// Its name, now; not unique.
+    pub name: String,
+    /// What it is about: our mark, in ours.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Option<String>,
+    /// Set while the deletion is under way.
+    #[serde(default)]
+    pub deleted_at: Option<String>,
+}
+
+/// The elements of a connection whose end is not asked for.
+#[derive(Debug, Deserialize)]
+pub struct Edges<T> {
+    /// Its elements.
+    pub edges: Vec<Edge<T>>,
+}
+
+/// `RwProjectsBatch`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectsBatchData {
+    /// Those that can be seen, in any order.
+    pub projects_by_ids: Vec<BatchProject>,
+}
+
+/// A project with what is in it.
+#[derive(Debug, Deserialize)]
+pub struct BatchProject {
+    /// Its id.
+    pub id: String,
+    /// Its environments.
+    pub environments: Edges<BatchEnvironment>,
+}
+
+/// An environment with what is in it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchEnvironment {
+    /// Its id.
+    pub id: String,
+    /// Made for a pull request.
+    #[serde(default)]
+    pub is_ephemeral: bool,
+    /// Its services.
+    pub service_instances: Edges<ServiceInstance>,
+}
+
+/// `RwProjectCreate`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectCreateData {
+    /// The new project.
+    pub project_create: CreatedProject,
+}
+
+/// A new project.
+#[derive(Debug, Deserialize)]
+pub struct CreatedProject {
+    /// Its id.
+    pub id: String,
+    /// Its environments: one, unless the answer is behind.
+    #[serde(default = "nothing")]
+    pub environments: Edges<Environment>,
+}
+
+fn nothing() -> Edges<Environment> {
+    Edges { edges: vec![] }
+}
+
 /// `RwEnvironments`.
 #[derive(Debug, Deserialize)]
 pub struct EnvironmentsData {
@@ -129,6 +221,52 @@ pub struct FleetData {
 pub struct Fleet {
     /// A page of them.
     pub service_instances: Connection<ServiceInstance>,
+    /// A page of its volumes, where it was asked for.
+    #[serde(default)]
+    pub volume_instances: Option<Connection<VolumeInstance>>,
+}
+
+/// `RwVolumes`.
+#[derive(Debug, Deserialize)]
+pub struct VolumesData {
+    /// The environment.
+    pub environment: Volumes,
+}
+
+/// An environment's volumes.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Volumes {
+    /// A page of them.
+    pub volume_instances: Connection<VolumeInstance>,
+}
+
+/// A volume in one environment.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeInstance {
+    /// The volume's id: what it is removed by.
+    pub volume_id: String,
+    /// The service it hangs on; null once that is gone.
+    #[serde(default)]
+    pub service_id: Option<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Option<String>,
+    /// Set from its deletion on; it may be listed for a while.
+    #[serde(default)]
+    pub deleted_at: Option<String>,
+    /// Deleted, and restorable for 48 hours.
+    #[serde(default)]
+    pub is_pending_deletion: bool,
+}
+
+/// `RwVolumeCreate`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeCreateData {
+    /// The new volume.
+    pub volume_create: Created,
 }
 
 /// `RwServiceInstance`.
@@ -168,6 +306,9 @@ pub struct ServiceInstance {
     /// The newest deployment; null before the first and after the last was removed.
     #[serde(default)]
     pub latest_deployment: Option<Deployment>,
+    /// Its volumes, oldest first; not in the answer itself.
+    #[serde(skip)]
+    pub volumes: Vec<VolumeInstance>,
 }
 
 /// A service's source.
@@ -176,6 +317,8 @@ pub struct ServiceInstance {
 pub struct Source {
     /// The image, by tag or digest.
     pub image: Option<String>,
+    /// The repository, `owner/name`.
+    pub repo: Option<String>,
 }
 
 /// A service's addresses.
@@ -219,6 +362,9 @@ pub struct Deployment {
     /// Its containers.
     #[serde(default)]
     pub instances: Vec<Container>,
+    /// What it was made of, in a direct read; its form is Railway's own.
+    #[serde(default)]
+    pub meta: Option<serde_json::Value>,
 }
 
 /// A container of a deployment.

@@ -11,7 +11,7 @@ use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, World};
 
 /// Every mutation that the product can send: its document's name and the root field that it ends with.
-fn mutations() -> BTreeMap<&'static str, String> {
+pub fn mutations() -> BTreeMap<&'static str, String> {
     let writes = operation::ALL
         .iter()
         .filter(|d| d.text.contains("mutation "));
@@ -25,14 +25,32 @@ fn mutations() -> BTreeMap<&'static str, String> {
 
 /// The first of every mutation takes effect, and its answer never comes.
 async fn lost(kind: &str, fault: Value) {
+    // With limits the other document that configures and deploys is sent.
+    let not = [
+        "RwConfigureAndDeploy",
+        "RwConfigureAndConnect",
+        "RwLimits",
+        "RwAutoDeploy",
+    ];
+    lost_of(kind, fault, (json!({}), &not)).await;
+}
+
+async fn lost_of(kind: &str, fault: Value, (railway, not): (Value, &[&str])) {
     let mut world = World::start("lost").await;
-    let mutations = mutations();
+    let mut mutations = mutations();
+    // Those of agents with projects of their own are met there (`own`).
+    mutations.retain(|name, _| !name.starts_with("RwProject") && !not.contains(name));
+    let mut settings = json!({"volume": {}, "limits": {"cpuMillis": 1000}});
+    crate::support::world::merge(&mut settings, &railway);
     for field in mutations.values() {
         let rule = json!({"match": {"field": field}, "count": 1, "fault": fault});
         world.sim.fault("railway", rule).await;
     }
     world
-        .create_pool(POOL, json!({"minIdle": 1, "tickIntervalSeconds": 1}))
+        .create_pool(
+            POOL,
+            json!({"minIdle": 1, "tickIntervalSeconds": 1, "provider": {"railway": settings}}),
+        )
         .await;
     world.wait_idle(1).await;
     super::made_once(&world, 1).await;
@@ -61,7 +79,8 @@ async fn lost(kind: &str, fault: Value) {
             .collect();
         let met = sent.iter().filter(|c| c["class"] == class).count();
         assert_eq!(met, 1, "{document} {field}: {sent:#?}");
-        let again = ["RwServiceRename", "RwServiceDelete"].contains(document);
+        let safe = ["RwServiceRename", "RwServiceDelete", "RwVolumeDelete"];
+        let again = safe.contains(document) || ["RwLimits", "RwAutoDeploy"].contains(document);
         assert!(sent.len() == 1 || again, "{document} was sent again");
     }
     assert!(world.operator().runs());
@@ -77,6 +96,14 @@ async fn mutations_that_are_never_answered_happen_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mutations_whose_connection_is_cut_happen_once() {
     lost("reset", json!({"kind": "reset", "applied": true})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutations_of_a_repository_whose_connection_is_cut_happen_once() {
+    let source = json!({"source": {"image": null, "repository": {"repo": "acme/agent"}}, "startCommand": null});
+    let not = ["RwConfigureAndDeploy", "RwConfigureLimitAndDeploy"];
+    let fault = json!({"kind": "reset", "applied": true});
+    lost_of("reset", fault, (source, &not)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -216,6 +216,7 @@ pub fn write_down(sim: &Sim, request: &Request, account: &str, now: Ms) -> usize
         });
     let mut world = sim.world();
     let service = world.railway.services.get(account).map(|s| s.name.clone());
+    let service = service.or_else(|| world.sprites.at_host(&request.host).map(|s| s.name.clone()));
     let call = json!({
         "time": sim.clock.stamp(now), "host": request.host, "method": request.method, "path": request.target,
         "serviceId": account, "service": service, "authorization": token, "body": body, "status": null,

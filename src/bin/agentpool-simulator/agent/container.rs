@@ -24,7 +24,7 @@ impl Agents {
         }
         // A container whose deployment no longer serves has ended, whatever it was doing.
         self.all
-            .retain(|id, a| a.alone || containers.contains_key(id));
+            .retain(|id, a| a.alone || a.in_sprite || containers.contains_key(id));
         let alive = self.all.values().filter(|a| a.alive);
         let ids: Vec<String> = alive.map(|a| a.id.clone()).collect();
         for id in ids {

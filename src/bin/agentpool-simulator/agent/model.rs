@@ -83,8 +83,12 @@ pub struct Agent {
     pub version: String,
     /// Its environment.
     pub vars: Variables,
-    /// Not behind Railway.
+    /// Neither behind Railway nor in a sprite.
     pub alone: bool,
+    /// The gateway of a sprite, whose processes come and go with the sprite's.
+    pub in_sprite: bool,
+    /// INSTRUCTIONS.md as its disk has it.
+    pub instructions_on_disk: Option<String>,
     /// The process is there from then on.
     pub started: Ms,
     /// Counts processes; a task that belongs to an older one is dead.

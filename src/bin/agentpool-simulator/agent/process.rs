@@ -228,6 +228,8 @@ impl Agent {
             version: "0.3.4".to_owned(),
             vars,
             alone: false,
+            in_sprite: false,
+            instructions_on_disk: None,
             started: 0,
             generation: 0,
             alive: false,

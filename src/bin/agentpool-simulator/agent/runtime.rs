@@ -234,9 +234,14 @@ fn bind_new(sim: &Sim, id: &str, body: &Map<String, Value>) -> (Bound, String, S
         "testnet" => "testnet.convos.org",
         _ => "dev.convos.org",
     };
+    let on_disk = world
+        .agents
+        .all
+        .get(id)
+        .and_then(|a| a.instructions_on_disk.clone());
     let made = json!({
         "id": bound.id, "atMs": now, "env": network, "name": text(body, "name"),
-        "profileName": text(body, "profileName"), "instructions": text(body, "instructions"),
+        "profileName": text(body, "profileName"), "instructions": text(body, "instructions").map(str::to_owned).or(on_disk),
     });
     bind(&mut world, id, bound.clone(), "create", now);
     if let Some(account) = world.agents.all.get(id).map(|a| a.account.clone()) {

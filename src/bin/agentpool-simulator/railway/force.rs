@@ -19,6 +19,8 @@ pub struct Force {
     deploy: bool,
     #[serde(default, rename = "deleteDomains")]
     delete_domains: bool,
+    #[serde(default, rename = "deleteVolumes")]
+    delete_volumes: bool,
 }
 
 #[derive(Deserialize)]
@@ -65,6 +67,12 @@ pub fn apply(hands: &mut Hands, force: Force) -> Result<(), String> {
             .railway
             .planned
             .push((now, Planned::DeleteDomainsOf(id.clone())));
+    }
+    if force.delete_volumes {
+        hands
+            .railway
+            .planned
+            .push((now, Planned::DeleteVolumeOf(id.clone())));
     }
     if force.delete {
         hands.delete_service(&id, 0);

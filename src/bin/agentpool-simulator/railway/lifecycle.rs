@@ -110,7 +110,7 @@ impl Hands<'_> {
             source: instance.source.clone(),
             settings: instance.settings.clone(),
             variables: instance.variables.clone(),
-            commit,
+            commit: commit.or_else(|| self.railway.head(&instance.source)),
         };
         self.deploy_snapshot(key, snapshot, shape)
     }

@@ -7,7 +7,11 @@ use crate::railway::faults::Rules;
 use crate::railway::knobs::{Switches, Timings};
 use crate::railway::limits::{Limits, Quota};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The default branch of every repository.
+pub const DEFAULT_BRANCH: &str = "main";
 
 /// Variables of a service or a container.
 pub type Variables = BTreeMap<String, String>;
@@ -116,6 +120,8 @@ pub struct Environment {
 pub struct Source {
     pub image: Option<String>,
     pub repo: Option<String>,
+    /// Of the repository; none: its default branch.
+    pub branch: Option<String>,
 }
 
 impl Source {
@@ -273,8 +279,10 @@ pub struct Railway {
     pub unresolvable: Vec<String>,
     /// Commits that do not exist.
     pub unknown_commits: BTreeSet<String>,
+    /// `owner/name#branch` → the commit at its head; one that is not here has a commit made of its name.
+    pub heads: BTreeMap<String, String>,
     /// Last `projectCreate`, per user.
-    pub project_cooldown: Ms,
+    pub project_cooldown: BTreeMap<String, Ms>,
     /// Last `volumeCreate`, per user.
     pub volume_cooldown: Ms,
     /// Everything is blocked at the edge until then.
@@ -384,6 +392,19 @@ impl Railway {
             .get(workspace)
             .map_or("PRO", |w| w.plan.as_str());
         self.quota.unwrap_or_else(|| Quota::of_plan(plan))
+    }
+
+    /// The commit at the head of what a source names.
+    pub fn head(&self, source: &Source) -> Option<String> {
+        let repo = source.repo.as_ref()?;
+        let branch = source.branch.as_deref().unwrap_or(DEFAULT_BRANCH);
+        let name = format!("{repo}#{branch}");
+        let made = || {
+            let bytes = Sha256::digest(name.as_bytes());
+            let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+            hex[..40].to_owned()
+        };
+        Some(self.heads.get(&name).cloned().unwrap_or_else(made))
     }
 
     /// Whether an image reference can be pulled.

@@ -4,7 +4,7 @@ use crate::clock::{Ms, NEVER};
 use crate::railway::context::Cx;
 use crate::railway::deploy::Status;
 use crate::railway::model::{
-    Deployment, Domain, Environment, Instance, Life, Project, Service, Volume,
+    DEFAULT_BRANCH, Deployment, Domain, Environment, Instance, Life, Project, Service, Volume,
 };
 use serde_json::{Map, Value, json};
 
@@ -218,7 +218,8 @@ fn meta(d: &Deployment) -> Value {
     }
     if let Some(repo) = &source.repo {
         meta.insert("repo".to_owned(), repo.clone().into());
-        meta.insert("branch".to_owned(), "main".into());
+        let branch = source.branch.as_deref().unwrap_or(DEFAULT_BRANCH);
+        meta.insert("branch".to_owned(), branch.into());
         let commit = d.snapshot.commit.clone().unwrap_or_else(|| "0".repeat(40));
         meta.insert("commitHash".to_owned(), commit.into());
     }

@@ -6,7 +6,7 @@ use crate::railway::model::{Environment, Life, Project, Token, TokenKind, Variab
 use crate::railway::queries::text;
 use serde_json::Value;
 
-/// `projectCreate`: names are not unique; one per user in 30 s.
+/// `projectCreate`: names are not unique; one per user in 30 s. Every token counts as another user's.
 pub fn create(cx: &Cx, args: &Value) -> Answer {
     let scope = cx.unconfined()?;
     let input = &args["input"];
@@ -37,10 +37,13 @@ pub fn create(cx: &Cx, args: &Value) -> Answer {
 fn insert(cx: &Cx, input: &Value, name: String, workspace: String) -> Answer<Project> {
     let mut world = cx.world.borrow_mut();
     let world = &mut **world;
-    if cx.now < world.railway.project_cooldown {
+    let user = cx.caller.token.clone();
+    let from = world.railway.project_cooldown.get(&user);
+    if from.is_some_and(|from| cx.now < *from) {
         return Err(fail("Only one project can be created per user every 30s"));
     }
-    world.railway.project_cooldown = cx.now + world.railway.timings.ms("project_cooldown");
+    let next = cx.now + world.railway.timings.ms("project_cooldown");
+    world.railway.project_cooldown.insert(user, next);
     let lag = world
         .railway
         .timings

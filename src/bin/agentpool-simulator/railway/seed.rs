@@ -114,6 +114,7 @@ struct Put {
     limits: Option<PutLimits>,
     unresolvable: Option<Vec<String>>,
     unknown_commits: Option<Vec<String>>,
+    heads: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -200,6 +201,7 @@ pub fn put(hands: &mut Hands, body: &Value) -> Result<(), String> {
     if let Some(commits) = put.unknown_commits {
         hands.railway.unknown_commits = commits.into_iter().collect();
     }
+    hands.railway.heads.extend(put.heads);
     for w in put.workspaces {
         let workspace = Workspace {
             id: w.id.clone(),

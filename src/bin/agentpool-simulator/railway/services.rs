@@ -18,6 +18,8 @@ pub fn source_of(input: &Value) -> Source {
     Source {
         image: part("image"),
         repo: part("repo"),
+        // Of a new service it is ignored: its first deployment is of the default branch.
+        branch: part("branch"),
     }
 }
 

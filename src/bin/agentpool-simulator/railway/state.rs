@@ -65,9 +65,9 @@ fn instance(railway: &Railway, i: &Instance, clock: &Clock, now: Ms) -> Value {
         .collect();
     let domains: Vec<&str> = i.domains.iter().map(|d| d.domain.as_str()).collect();
     json!({
-        "id": i.id, "environmentId": i.environment, "source": {"image": i.source.image, "repo": i.source.repo},
+        "id": i.id, "environmentId": i.environment, "source": {"image": i.source.image, "repo": i.source.repo, "branch": i.source.branch},
         "settings": i.settings, "startCommand": i.settings.get("startCommand"), "variables": i.variables,
-        "domains": domains, "limits": i.limits, "deployments": deployments,
+        "domains": domains, "limits": i.limits, "autoDeploy": i.autodeploy, "deployments": deployments,
     })
 }
 

@@ -26,7 +26,7 @@ use crate::api::condition::Reason;
 use crate::domain::agent::{AgentStatus, HERMES, Probe};
 use crate::domain::backoff;
 use crate::domain::plan::{Class, Facts, Outcome, Repeat, Seen, Step, StepSpec, Trouble};
-use crate::domain::resource::{Liveness, Presence};
+use crate::domain::resource::{Liveness, Presence, Resource};
 
 pub use claiming::{ASK_AFTER_DEADLINE, QUARANTINE, QUARANTINE_GRACE, QUARANTINE_POLL};
 use claiming::{claiming, rejected};
@@ -40,6 +40,7 @@ use removal::removal;
 pub use restored::is_adopted;
 use restored::status_lost;
 use sleep::asleep;
+pub use stock::lost_its_volume;
 use stock::{claimed, crashed, idle};
 use verify::{dead_at_the_provider, missing, verify};
 

@@ -6,6 +6,9 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
     if let Some(dead) = dead_at_the_provider(view) {
         return dead;
     }
+    if let Some(dead) = without_volume(view) {
+        return dead;
+    }
     if let Some(sleeper) = asleep(view) {
         return sleeper;
     }
@@ -22,6 +25,42 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
         None if probe_is_due(view) => decision(Action::Probe, reason, message, view.limits.tick),
         // By itself an agent that does not answer is never dead: the Reachable condition says it.
         _ => decision(Action::Wait, reason, message, probe_in(view)),
+    }
+}
+
+/// Whether a listing shows the resource of an unclaimed instance without the volume that is recorded.
+pub fn lost_its_volume(instance: &AgentInstance, resource: &Resource) -> bool {
+    let status = instance.status.as_ref();
+    let provider = status.and_then(|s| s.provider.as_ref());
+    let had = provider.is_some_and(|p| p.volume_id.is_some());
+    had && instance.spec.claim.is_none() && !resource.facts.contains_key("volumeId")
+}
+
+/// An agent in stock whose volume is gone would forget its conversation with its next start, and a volume is there
+/// before the first: it is replaced. Believed when a direct read, past the listing's lag, says so too. One in use is
+/// left alone: a new volume would restart it.
+fn without_volume(view: &View<'_>) -> Option<Decision> {
+    let Listed::Present(resource) = &view.listed else {
+        return None;
+    };
+    let ago = view.memory.stopped_for.unwrap_or_default();
+    if !lost_its_volume(view.instance, resource) || ago < TWICE_APART.max(view.limits.list_lag) {
+        return None;
+    }
+    match &view.evidence.presence {
+        Some(Presence::Present(read)) if lost_its_volume(view.instance, read) => Some(judge(
+            Judgement::Dead,
+            Reason::VolumeMissing,
+            "its volume is gone: a listing and a direct read say so",
+        )),
+        Some(_) => None,
+        None if view.evidence.trouble.is_some() => None,
+        None => Some(decision(
+            Action::Observe,
+            Reason::Idle,
+            "without its volume in a listing: reading it directly",
+            Duration::ZERO,
+        )),
     }
 }
 

@@ -75,6 +75,7 @@ fn what_is_found_is_recorded_with_its_address() {
         token_key: None,
         image: None,
         image_digest: None,
+        source_branch: None,
     };
     let status = super::super::super::status::status(&case.view(), &case.decide(), &given);
     assert_eq!(facts_of(Some(&status))["id"], "s1");

@@ -46,6 +46,41 @@ fn the_first_probes_of_a_process_are_spread_over_a_tick() {
     assert!(due.iter().all(|n| (50..200).contains(n)), "{due:?}");
 }
 
+/// Only in stock, only where one is recorded, and only past the listing's lag and by a direct read.
+#[test]
+fn idle_without_its_volume_is_replaced_and_claimed_is_not() {
+    let with_volume = |mut case: Case| {
+        let status = case.instance.status.as_mut().unwrap();
+        status.provider.get_or_insert_default().volume_id = Some("v1".into());
+        case.limits.list_lag = seconds(30);
+        case.listed(Liveness::Running)
+            .memory(|m| (m.probed, m.stopped_for) = (Some(seconds(1)), Some(seconds(30))))
+    };
+    let read = |liveness| Evidence {
+        presence: Some(Presence::Present(Box::new(resource(liveness)))),
+        ..Evidence::default()
+    };
+    let case = with_volume(idle());
+    let soon = case.clone().memory(|m| m.stopped_for = Some(seconds(29)));
+    assert_acts(soon, Action::Wait);
+    assert_acts(case.clone(), Action::Observe);
+    let lost = case.clone().evidence(read(Liveness::Running));
+    assert_judged(lost, Judgement::Dead, Reason::VolumeMissing);
+    let mut there = resource(Liveness::Running);
+    there.facts = Facts::from([("volumeId".into(), "v1".into())]);
+    let found = case.clone().evidence(Evidence {
+        presence: Some(Presence::Present(Box::new(there))),
+        ..Evidence::default()
+    });
+    assert_acts(found, Action::Wait);
+    let unrecorded = idle()
+        .listed(Liveness::Running)
+        .memory(|m| (m.probed, m.stopped_for) = (Some(seconds(1)), Some(OVER)));
+    assert_acts(unrecorded, Action::Wait);
+    let claimed = with_volume(claimed()).evidence(read(Liveness::Running));
+    assert_acts(claimed, Action::Wait);
+}
+
 #[test]
 fn idle_found_bound_or_dirty_is_tainted() {
     let idle = idle().listed(Liveness::Running);
