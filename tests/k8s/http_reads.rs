@@ -15,6 +15,7 @@ use super::http_calls::{
     account, bearer, call, claim, claim_at, delete, empty_pool, fails, ids, open, post, service_id,
     tally, text, wait_operator_ready, wait_served,
 };
+use crate::support::account;
 use crate::support::cluster::Cluster;
 use crate::support::operator::{KEY, Operator};
 use crate::support::simulator::{Simulator, TOKEN};
@@ -141,6 +142,8 @@ async fn healthz_answers_with_provider_and_api_server_down_and_when_started_so()
 
     drop(sim);
     healthy(&before).await;
+    // Its account is there before, as that of a pod that starts again.
+    account::kubeconfig(&variables, "api");
     cluster.stop_api_server();
     healthy(&before).await;
     let mut run = Operator::start("run", &variables);

@@ -160,6 +160,18 @@ async fn live(world: &World) {
         200
     );
     world.wait_gone(&id).await;
+
+    // A key is forgotten where nothing is there to claim.
+    let none = json!({"minIdle": 0, "environment": "dev"});
+    world.create_pool("empty", none).await;
+    let pool = format!("{}/empty", &*world.namespace);
+    let of_empty = json!({"agentName": "Ada", "instructions": "Be kind.", "pool": pool});
+    until(
+        "the empty pool is known, and has no agent",
+        LONG,
+        || async { (keyed(world, "e", &of_empty).await.0 == 503).then_some(()) },
+    )
+    .await;
 }
 
 async fn keyed(world: &World, key: &str, body: &Value) -> (u16, String) {
