@@ -99,6 +99,7 @@ fn pool(c: &mut Criterion) {
         phase: [Phase::Claimed, Phase::Idle, Phase::Claimed][i % 3],
         protected: false,
         creation_failed: None,
+        owed: None,
         reason: None,
         drift: None,
         created_at: None,

@@ -23,6 +23,8 @@ pub const WEBHOOK_SECRET_VARIABLE: &str = "AGENTPOOL_RAILWAY_WEBHOOK_SECRET";
 const WEBHOOK_SECRET_MIN: usize = 16;
 /// Railway's public endpoint.
 pub const DEFAULT_RAILWAY_URL: &str = "https://backboard.railway.com/graphql/v2";
+/// Sprites' public interface.
+pub const DEFAULT_SPRITES_URL: &str = "https://api.sprites.dev";
 /// The registry of ghcr.io.
 pub const DEFAULT_REGISTRY_URL: &str = "https://ghcr.io";
 /// The operations port of the API, and of both roles in one process.
@@ -112,6 +114,8 @@ pub struct Config {
     pub cluster_id: Option<String>,
     /// Railway's endpoint.
     pub railway_url: String,
+    /// The origin of Sprites' interface, without a slash at its end.
+    pub sprites_url: String,
     /// The registry's address.
     pub registry_url: String,
     /// How long a tag's digest is used.
@@ -222,6 +226,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
         lease_term: Duration::from_secs(args.lease_seconds.into()),
         cluster_id: cluster_id(args.cluster_id)?,
         railway_url: url("--railway-url (AGENTPOOL_RAILWAY_URL)", &args.railway_url)?,
+        sprites_url: origin("--sprites-url (AGENTPOOL_SPRITES_URL)", &args.sprites_url)?,
         registry_url: url(
             "--registry-url (AGENTPOOL_REGISTRY_URL)",
             &args.registry_url,
@@ -259,7 +264,9 @@ fn api_config(
         .split(',')
         .map(|o| o.trim().trim_end_matches('/'))
         .filter(|o| !o.is_empty());
-    let cors_origins = origins.map(origin).collect::<Result<_, _>>()?;
+    let cors_origins = origins
+        .map(|o| origin("--cors-origins (TEMPLATE_SITE_ORIGINS)", o))
+        .collect::<Result<_, _>>()?;
     let environment = given(args.environment);
     Ok(ApiConfig {
         port: args.port,
@@ -410,8 +417,7 @@ fn url(flag: &'static str, text: &str) -> Result<String, ConfigError> {
     }
 }
 
-fn origin(text: &str) -> Result<String, ConfigError> {
-    let flag = "--cors-origins (TEMPLATE_SITE_ORIGINS)";
+fn origin(flag: &'static str, text: &str) -> Result<String, ConfigError> {
     let checked = url(flag, text)?;
     match crate::outbound::Url::parse(&checked) {
         Ok(url) if url.path() == "/" && url.query().is_none() && url.fragment().is_none() => {

@@ -353,7 +353,13 @@ impl World {
                 self.let_go = true;
                 return false;
             }
-            Action::Delete | Action::Observe | Action::Reset | Action::PutBack => {
+            Action::Delete
+            | Action::Observe
+            | Action::Reset
+            | Action::PutBack
+            | Action::LookInside
+            | Action::Restart
+            | Action::Hold => {
                 panic!("not in this world: {decision:?}")
             }
         }

@@ -108,8 +108,18 @@ const FORBIDDEN: &[(&str, &str, &str)] = &[
         "a claim knows no concrete provider",
     ),
     (
+        "claim",
+        "crate::provider::sprites",
+        "a claim knows no concrete provider",
+    ),
+    (
         "controllers",
         "crate::provider::railway",
+        "only app knows which providers there are",
+    ),
+    (
+        "controllers",
+        "crate::provider::sprites",
         "only app knows which providers there are",
     ),
     (

@@ -166,6 +166,8 @@ reasons! {
     Terminating,
     /// Claim data is being removed for the next user.
     Recycling,
+    /// Its checkpoint could not be restored: the agent is destroyed and replaced.
+    RecycleFailed,
     /// Let go by request; what it owns at the provider is left behind.
     Abandoned,
     /// Deletion waits for the provider.

@@ -33,6 +33,8 @@ pub const LABEL_HELD_FOR: &str = "pool.convos.org/held-for";
 pub const LABEL_PROTECTED: &str = "pool.convos.org/protected";
 /// Annotation on a pool: requests of the API to the controller, a JSON list.
 pub const ANNOTATION_REQUESTS: &str = "pool.convos.org/requests";
+/// Annotation on a claimed instance: the claim that a creation has answered (`replacement: OneForOne`).
+pub const ANNOTATION_REPLACED: &str = "pool.convos.org/replaced-claim";
 /// Annotation that drops an instance's finalizer although resources may be left behind, with the value `true`.
 pub const ANNOTATION_ABANDON: &str = "pool.convos.org/abandon";
 /// Field manager of the controller's writes.

@@ -27,6 +27,14 @@ pub fn id_from_bytes(bytes: &[u8; ID_LENGTH]) -> String {
         .collect()
 }
 
+/// The id of the instance that answers a claim, where a pool wants one for each: the same for the same claim.
+pub fn replacement_id(claim_id: &str) -> String {
+    let digest = Sha256::digest(format!("replaces/{claim_id}").as_bytes());
+    let mut bytes = [0; ID_LENGTH];
+    bytes.copy_from_slice(&digest[..ID_LENGTH]);
+    id_from_bytes(&bytes)
+}
+
 /// The name of the AgentInstance object for an id: the id itself where legal, else `i-` and 10 hex of its SHA-256.
 ///
 /// Legal is a DNS-1123 label, so that the name may also serve as a label value and in host names.

@@ -12,6 +12,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use secrecy::SecretString;
 
+use super::controllers::fleet;
 use super::ports::task;
 use super::prerequisites::wait_for;
 use super::watches::Filled;
@@ -54,6 +55,7 @@ pub(super) fn api_router(
         process.holder.clone(),
         process.tasks.clone(),
     );
+    let claims = claims.with_providers(Arc::new(fleet(process)?));
     let claims = Durable::new(Parts {
         client: process.client.clone(),
         claims: Arc::new(claims),

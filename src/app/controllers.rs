@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use kube::runtime::reflector::{ObjectRef, Store};
 use secrecy::SecretString;
 
@@ -25,6 +25,7 @@ use crate::k8s::event::Events;
 use crate::provider::account::Purpose;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
+use crate::provider::sprites::{self, SpritesProvider};
 use crate::provider::{AgentProvider, Class};
 use crate::services::registry::Registry;
 use crate::telemetry::Metrics;
@@ -69,31 +70,41 @@ async fn prepare(process: &Process, started: &Started) -> Option<(String, Outsid
     {
         return None;
     }
-    let transport = Transport::new(&process.config.railway_url, process.clock.clone());
-    let registry = Registry::new(&process.config.registry_url);
-    match (transport, registry) {
-        (Ok(transport), Ok(registry)) => Some((
-            cluster_id,
-            Outside {
-                transport,
-                registry,
-            },
-        )),
-        (Err(error), _) => {
-            tracing::error!(%error, "cannot set up HTTP to Railway");
-            None
-        }
-        (_, Err(error)) => {
-            tracing::error!(%error, "cannot set up HTTP to the registry");
+    match outside(&process.config, &process.clock) {
+        Ok(outside) => Some((cluster_id, outside)),
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "cannot set up HTTP to the outside");
             None
         }
     }
 }
 
-/// The ways to what every term of leadership shares.
+/// The ways to what every term of leadership shares: each holds the waits of its tokens.
 struct Outside {
-    transport: Transport,
+    transports: Transports,
     registry: Registry,
+}
+
+/// The ways to the providers.
+#[derive(Clone)]
+pub(super) struct Transports {
+    railway: Transport,
+    sprites: sprites::Transport,
+}
+
+fn transports(config: &Config, clock: &Clock) -> Result<Transports> {
+    let sprites = sprites::Transport::new(&config.sprites_url, clock.clone());
+    Ok(Transports {
+        railway: Transport::new(&config.railway_url, clock.clone()).context("Railway")?,
+        sprites: sprites.context("Sprites")?,
+    })
+}
+
+fn outside(config: &Config, clock: &Clock) -> Result<Outside> {
+    Ok(Outside {
+        transports: transports(config, clock)?,
+        registry: Registry::new(&config.registry_url).context("the registry")?,
+    })
 }
 
 fn context(
@@ -108,7 +119,7 @@ fn context(
         "reconciling"
     );
     let connect = Connector {
-        transport: outside.transport.clone(),
+        transports: outside.transports.clone(),
         config: process.config.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
@@ -195,9 +206,21 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     );
 }
 
+/// Providers for claims, which prepare agents inside their machines.
+pub(super) fn fleet(process: &Process) -> Result<Fleet> {
+    let connect = Connector {
+        transports: transports(&process.config, &process.clock)?,
+        config: process.config.clone(),
+        clock: process.clock.clone(),
+        metrics: process.metrics.clone(),
+    };
+    let (client, clock) = (process.client.clone(), process.clock.clone());
+    Ok(Fleet::new(client, clock, Arc::new(connect)))
+}
+
 /// Makes the real providers.
 pub(super) struct Connector {
-    pub(super) transport: Transport,
+    pub(super) transports: Transports,
     pub(super) config: Config,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -228,15 +251,11 @@ impl CallObserver for Observer {
     }
 }
 
-impl Connect for Connector {
-    fn connect(
-        &self,
-        scope: &Scope,
-        credential: SecretString,
-    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
+impl Connector {
+    fn railway(&self, scope: &Scope, token: SecretString) -> Result<RailwayProvider, Trouble> {
         let config = RailwayConfig {
             base_url: self.config.railway_url.clone(),
-            token: credential,
+            token,
             token_kind: scope.token_kind,
             project_id: scope.project_id.clone(),
             environment: match &scope.environment {
@@ -246,30 +265,62 @@ impl Connect for Connector {
             },
             clock: self.clock.clone(),
         };
-        let provider =
-            RailwayProvider::with_transport(config, &self.transport).map_err(|e| Trouble {
-                class: Class::Unauthorized,
-                reason: crate::api::condition::Reason::CredentialsInvalid,
-                message: e.to_string(),
-                retry_after: None,
-            })?;
+        RailwayProvider::with_transport(config, &self.transports.railway).map_err(unusable)
+    }
+
+    fn guarded<P: AgentProvider + 'static>(
+        &self,
+        provider: P,
+        label: &'static str,
+    ) -> Arc<dyn AgentProvider> {
         let observer = Arc::new(Observer(self.metrics.clone()));
-        Ok(Arc::new(Guarded::new(
-            provider,
-            "railway",
-            self.clock.clone(),
-            observer,
-        )))
+        Arc::new(Guarded::new(provider, label, self.clock.clone(), observer))
+    }
+}
+
+/// A credential that no request can carry.
+fn unusable(error: impl std::fmt::Display) -> Trouble {
+    Trouble {
+        class: Class::Unauthorized,
+        reason: crate::api::condition::Reason::CredentialsInvalid,
+        message: error.to_string(),
+        retry_after: None,
+    }
+}
+
+impl Connect for Connector {
+    fn connect(
+        &self,
+        scope: &Scope,
+        credential: SecretString,
+    ) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        match scope.kind.as_str() {
+            "Railway" => Ok(self.guarded(self.railway(scope, credential)?, "railway")),
+            "Sprites" => {
+                let provider = SpritesProvider::new(&self.transports.sprites, credential);
+                Ok(self.guarded(provider.map_err(unusable)?, "sprites"))
+            }
+            other => Err(Trouble {
+                class: Class::Rejected,
+                reason: crate::api::condition::Reason::NotSupported,
+                message: format!("this version knows no provider {other}"),
+                retry_after: None,
+            }),
+        }
     }
 
     fn unsupported(&self, template: &Template) -> Option<String> {
-        if template.provider.sprites.is_some() || template.provider.services_api.is_some() {
+        if template.provider.services_api.is_some() {
             return Some(
-                "this version builds agents on Railway only: use spec.provider.railway".to_owned(),
+                "spec.provider.servicesApi is not available in this version: use spec.provider.railway or spec.provider.sprites"
+                    .to_owned(),
             );
         }
         if template.services.is_some() {
             return Some("spec.services is not available in this version: give the agents' keys in spec.runtime.env".to_owned());
+        }
+        if template.provider.sprites.is_some() {
+            return sprites::supports(template).err();
         }
         railway::supports(template).err()
     }

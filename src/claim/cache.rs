@@ -9,7 +9,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, ResourceExt};
 
 use super::replicas::Replicas;
-use super::stock::{Entry, Stock};
+use super::stock::{Entry, Rank, Stock};
 use crate::api::{AgentInstance, AgentPool, LABEL_PROTECTED};
 use crate::clock::{Clock, Monotonic, Rng};
 use crate::domain::claim as judgement;
@@ -98,12 +98,18 @@ impl Candidates {
         self.used(|used| {
             let window = judgement::window(used.in_flight);
             let mut free = vec![];
-            self.stock.walk(&key, pool.spec.claim.order, |entry| {
+            let mut best = None;
+            self.stock.walk(&key, pool.spec.claim.order, |rank, entry| {
+                // One that has to wake first is for when none is awake.
+                if !free.is_empty() && best != Some(rank) {
+                    return true;
+                }
                 // The object itself is looked at only where its name is not enough: there may be hundreds.
                 let fits = !used.taken.contains(&entry.uid)
                     && ((runtime.is_none() && !used.stale.contains_key(&entry.uid))
                         || found(entry).is_some_and(|i| used.is_free(&i)));
                 free.extend(fits.then(|| entry.clone()));
+                best = best.or(fits.then_some(rank));
                 free.len() >= window
             });
             let mut free = self.replicas.preference().share(free, |entry| &entry.id);
@@ -123,8 +129,11 @@ impl Candidates {
     pub fn take_from(&self, candidates: &[Arc<AgentInstance>]) -> Option<Arc<AgentInstance>> {
         self.used(|used| {
             let free = candidates.iter().filter(|i| used.is_free(i));
+            let mut free: Vec<_> = free.collect();
+            let best = free.iter().map(|i| Rank::of(i)).min();
+            free.retain(|i| Some(Rank::of(i)) == best);
             let preference = self.replicas.preference();
-            let free = preference.share(free.collect(), |i| &i.spec.id);
+            let free = preference.share(free, |i| &i.spec.id);
             let chosen = (*free.get(self.rng.below(free.len()))?).clone();
             used.taken.insert(uid(&chosen));
             Some(chosen)

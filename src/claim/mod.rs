@@ -4,6 +4,8 @@
 
 pub mod cache;
 pub mod durable;
+mod joins;
+mod prepare;
 pub mod replicas;
 mod reserve;
 pub mod service;
@@ -11,13 +13,16 @@ mod settle;
 pub mod stock;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::AgentPool;
+use crate::api::{AgentInstance, AgentPool};
+use crate::domain::plan::Trouble;
+use crate::provider::AgentProvider;
 
 /// What a caller asks for, validated in form by whoever received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +120,20 @@ pub enum ClaimError {
     /// The cluster could not be read or written; the agent, if one was reserved, is settled by the controller.
     #[error("the claim could not be recorded: {0}")]
     Cluster(String),
+}
+
+/// The providers, for what a claim has to do inside an agent's machine. `app` brings them.
+#[async_trait]
+pub trait Providers: Send + Sync {
+    /// The provider of an instance, with its pool's credential.
+    async fn of(&self, instance: &AgentInstance) -> Result<Arc<dyn AgentProvider>, Trouble>;
+    /// A call failed: a refused credential is read again before the next one.
+    async fn failed(
+        &self,
+        instance: &AgentInstance,
+        used: &Arc<dyn AgentProvider>,
+        trouble: &Trouble,
+    );
 }
 
 /// Serves claims. Implemented by the claim service; tests of the HTTP surface bring their own.

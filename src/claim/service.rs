@@ -14,13 +14,13 @@ use secrecy::SecretString;
 use tokio_util::task::TaskTracker;
 
 use super::cache::Candidates;
-use super::{ClaimAnswer, ClaimError, ClaimRequest, Claims};
+use super::{ClaimAnswer, ClaimError, ClaimRequest, Claims, Providers};
 use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::{AgentPool, Pausable};
 use crate::api::names;
 use crate::clock::{Clock, Monotonic, Rng};
 use crate::domain::claim::FURTHER;
-use crate::domain::template::Template;
+use crate::domain::template::{Preparation, Template};
 use crate::k8s::error::K8sError;
 use crate::k8s::secret;
 use crate::k8s::secret::RootKeys;
@@ -40,6 +40,8 @@ pub(super) struct Inner {
     pub(super) clock: Clock,
     rng: Rng,
     pub(super) holder: String,
+    pub(super) providers: Option<Arc<dyn Providers>>,
+    pub(super) tasks: TaskTracker,
 }
 
 impl ClaimService {
@@ -64,9 +66,21 @@ impl ClaimService {
                 clock,
                 rng,
                 holder,
+                providers: None,
+                tasks: tasks.clone(),
             }),
             tasks,
         }
+    }
+
+    /// The same with the providers, for pools whose agents have to be prepared before they are called.
+    #[must_use]
+    pub fn with_providers(mut self, providers: Arc<dyn Providers>) -> Self {
+        // Nothing else holds it yet: it was just made.
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.providers = Some(providers);
+        }
+        self
     }
 }
 
@@ -100,6 +114,8 @@ pub(super) struct Run<'a> {
     deadline: Monotonic,
     pub(super) requested_at: jiff::Timestamp,
     pub(super) shared_key: Option<SecretString>,
+    /// What is to be done with an agent before it is called.
+    pub(super) preparation: Option<Preparation>,
     /// What the agents took so far.
     pub(super) agent_took: Duration,
 }
@@ -164,10 +180,12 @@ impl Inner {
             ),
             None => None,
         };
+        let template = Template::of(&pool.spec);
         Ok(Run {
             pool,
             request,
-            template: Template::of(&pool.spec),
+            preparation: template.preparation(),
+            template,
             id: self.fresh_id(),
             arrived,
             deadline: arrived + limit,

@@ -6,11 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use secrecy::SecretString;
 
+use super::prepare::{WAKING_POLL, is_waking};
 use super::service::{Attempt, Inner, Run, cluster};
 use super::{ClaimAnswer, ClaimError};
 use crate::api::agent_instance::{AgentInstance, ClaimStatus};
 use crate::api::agent_pool::{FailedClaim, RuntimeAuth};
-use crate::domain::agent::{ClaimCall, Dialect};
+use crate::domain::agent::{ClaimCall, Dialect, Probe};
 use crate::domain::instance::outcome::Outcome;
 use crate::domain::instance::status;
 use crate::domain::settlement::{self, Evidence, Kept, Settlement, Step, Terms};
@@ -45,6 +46,9 @@ impl Inner {
             Ok(found) => found,
             Err(text) => return self.put_back(run, &instance, text).await,
         };
+        if let Err(text) = self.prepare(run, &instance).await {
+            return self.put_back(run, &instance, text).await;
+        }
         let reserved = Reserved {
             instance: &instance,
             agent,
@@ -55,7 +59,7 @@ impl Inner {
         loop {
             match settlement::next(&evidence, &terms) {
                 Step::Check => {
-                    evidence.check = Some(self.ask(run, &reserved).await);
+                    evidence.check = Some(self.check(run, &reserved).await);
                 }
                 Step::Call => {
                     let limit = self.call_limit(run);
@@ -84,13 +88,31 @@ impl Inner {
         }
     }
 
-    async fn ask(&self, run: &mut Run<'_>, reserved: &Reserved<'_>) -> crate::domain::agent::Probe {
-        let began = self.clock.monotonic();
+    async fn status(&self, run: &Run<'_>, reserved: &Reserved<'_>) -> Probe {
         let limit = STATUS_LIMIT.min(self.left(run));
-        let runtime = &self.runtime;
-        let probe = runtime
-            .status(&reserved.agent, reserved.dialect, limit)
-            .await;
+        let (agent, dialect) = (&reserved.agent, reserved.dialect);
+        self.runtime.status(agent, dialect, limit).await
+    }
+
+    /// The status right before the call: of one that wakes, as soon as it is ready.
+    async fn check(&self, run: &mut Run<'_>, reserved: &Reserved<'_>) -> Probe {
+        let began = self.clock.monotonic();
+        let limit = run.preparation.map_or(Duration::ZERO, |p| p.wake_within);
+        loop {
+            let answer = self.status(run, reserved).await;
+            let waited = self.clock.monotonic().saturating_sub(began);
+            let over = waited + WAKING_POLL >= limit || self.left(run) <= WAKING_POLL;
+            if over || !is_waking(&answer) {
+                run.agent_took += waited;
+                return answer;
+            }
+            self.clock.sleep(WAKING_POLL).await;
+        }
+    }
+
+    async fn ask(&self, run: &mut Run<'_>, reserved: &Reserved<'_>) -> Probe {
+        let began = self.clock.monotonic();
+        let probe = self.status(run, reserved).await;
         run.agent_took += self.clock.monotonic().saturating_sub(began);
         probe
     }
@@ -180,6 +202,7 @@ impl Inner {
 
     /// Nothing was done to the agent: the claim is cleared and the turn raised, so that it is proven anew.
     async fn put_back(&self, run: &Run<'_>, reserved: &AgentInstance, text: String) -> Attempt {
+        self.undo_prepare(run, reserved).await;
         let api = self.api(run);
         let cleared = self
             .while_ours(run, reserved, |object| {
@@ -299,6 +322,7 @@ impl Inner {
                 }
             }
         }
+        self.poll_joins(run, reserved.instance, &kept);
         tracing::info!(instance = %name, pool = %run.pool.name_any(), claim = %run.id, outcome = %claim.outcome, "claimed");
         Attempt::Answer(Box::new(ClaimAnswer {
             instance_id: reserved.instance.spec.id.clone(),
@@ -321,6 +345,7 @@ fn terms(run: &Run<'_>, reserved: &Reserved<'_>) -> Terms {
         join: run.request.join_url.is_some(),
         dialect: reserved.dialect,
         first_turn: reserved.instance.spec.turn == 1,
+        looked_inside: run.preparation.is_some(),
         allow_unknown_clean: runtime.allow_unknown_clean,
         may_reset: runtime.failed_claim == FailedClaim::Reset
             && reserved.dialect == Dialect::PoolServer,
@@ -330,7 +355,11 @@ fn terms(run: &Run<'_>, reserved: &Reserved<'_>) -> Terms {
 fn call_of(run: &Run<'_>) -> ClaimCall {
     ClaimCall {
         agent_name: run.request.agent_name.clone(),
-        instructions: run.request.instructions.clone(),
+        // Written into its machine before: the call carries none.
+        instructions: match run.preparation {
+            Some(_) => String::new(),
+            None => run.request.instructions.clone(),
+        },
         join_url: run.request.join_url.clone(),
         profile_image: run.request.profile_image.clone(),
         metadata: run.request.metadata.clone(),

@@ -11,11 +11,37 @@ use kube::ResourceExt;
 use crate::api::AgentInstance;
 use crate::api::agent_pool::ClaimOrder;
 use crate::domain::instance::phase;
+use crate::domain::resource::Liveness;
 
 /// Namespace and name of a pool.
 type PoolKey = (String, String);
 
-/// One claimable instance; they are claimed by age, oldest first.
+/// How soon a claimable instance can answer: one that is paused has to wake first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// At once.
+    Awake,
+    /// It is paused with its memory.
+    Warm,
+    /// It boots.
+    Cold,
+}
+
+impl Rank {
+    const ALL: [Rank; 3] = [Rank::Awake, Rank::Warm, Rank::Cold];
+
+    /// Of an instance, by what its provider's listing said last.
+    pub fn of(instance: &AgentInstance) -> Self {
+        let provider = instance.status.as_ref().and_then(|s| s.provider.as_ref());
+        match provider.and_then(|p| p.state.as_deref()) {
+            Some(state) if state == Liveness::Warm.as_str() => Self::Warm,
+            Some(state) if state == Liveness::Cold.as_str() => Self::Cold,
+            _ => Self::Awake,
+        }
+    }
+}
+
+/// One claimable instance; those that are awake come first, and then they go by age.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {
     created: Option<jiff::Timestamp>,
@@ -30,8 +56,11 @@ pub struct Entry {
 /// The claimable instances of every pool.
 #[derive(Default)]
 pub struct Stock {
-    pools: Mutex<HashMap<PoolKey, BTreeSet<Arc<Entry>>>>,
+    pools: Mutex<HashMap<PoolKey, ByRank>>,
 }
+
+/// The entries of a pool, one set for each rank.
+type ByRank = [BTreeSet<Arc<Entry>>; 3];
 
 impl Stock {
     /// An instance came or changed.
@@ -39,10 +68,13 @@ impl Stock {
         let claimable = phase::is_claimable(instance);
         self.with(|pools| {
             let pool = pools.entry(pool_of(instance)).or_default();
-            if claimable {
-                pool.insert(Arc::new(entry(instance)));
-            } else {
-                pool.remove(&entry(instance));
+            let (entry, rank) = (entry(instance), Rank::of(instance));
+            for (set, of) in pool.iter_mut().zip(Rank::ALL) {
+                if claimable && of == rank {
+                    set.insert(Arc::new(entry.clone()));
+                } else {
+                    set.remove(&entry);
+                }
             }
         });
     }
@@ -52,8 +84,11 @@ impl Stock {
         self.with(|pools| {
             let key = pool_of(instance);
             if let Some(pool) = pools.get_mut(&key) {
-                pool.remove(&entry(instance));
-                if pool.is_empty() {
+                let entry = entry(instance);
+                for set in pool.iter_mut() {
+                    set.remove(&entry);
+                }
+                if pool.iter().all(BTreeSet::is_empty) {
                     pools.remove(&key);
                 }
             }
@@ -67,27 +102,31 @@ impl Stock {
 
     /// How many are claimable.
     pub fn count(&self, pool: &PoolKey) -> usize {
-        self.with(|pools| pools.get(pool).map_or(0, BTreeSet::len))
+        self.with(|pools| {
+            pools
+                .get(pool)
+                .map_or(0, |p| p.iter().map(BTreeSet::len).sum())
+        })
     }
 
-    /// What is there in the pool's order, until `enough` says so of the one it is given.
+    /// What is there, those that are awake first and in the pool's order, until `enough` says so of the one it is given.
     pub fn walk(
         &self,
         pool: &PoolKey,
         order: ClaimOrder,
-        mut enough: impl FnMut(&Arc<Entry>) -> bool,
+        mut enough: impl FnMut(Rank, &Arc<Entry>) -> bool,
     ) {
         self.with(|pools| {
             let Some(pool) = pools.get(pool) else { return };
             // True for the first that is enough: the walk ends there.
-            match order {
-                ClaimOrder::Oldest => pool.iter().any(&mut enough),
-                ClaimOrder::Newest => pool.iter().rev().any(&mut enough),
-            };
+            pool.iter().zip(Rank::ALL).any(|(set, rank)| match order {
+                ClaimOrder::Oldest => set.iter().any(|e| enough(rank, e)),
+                ClaimOrder::Newest => set.iter().rev().any(|e| enough(rank, e)),
+            });
         });
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<PoolKey, BTreeSet<Arc<Entry>>>) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<PoolKey, ByRank>) -> T) -> T {
         work(&mut self.pools.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -127,7 +166,7 @@ mod tests {
 
     fn names(stock: &Stock, order: ClaimOrder) -> Vec<String> {
         let mut all = vec![];
-        stock.walk(&("n".into(), "p".into()), order, |entry| {
+        stock.walk(&("n".into(), "p".into()), order, |_, entry| {
             all.push(entry.name.clone());
             false
         });
@@ -149,13 +188,48 @@ mod tests {
         assert_eq!(names(&stock, ClaimOrder::Oldest), ["a", "b", "young"]);
         assert_eq!(names(&stock, ClaimOrder::Newest), ["young", "b", "a"]);
         let mut walked = 0;
-        stock.walk(&("n".into(), "p".into()), ClaimOrder::Oldest, |entry| {
+        stock.walk(&("n".into(), "p".into()), ClaimOrder::Oldest, |_, entry| {
             walked += 1;
             entry.name == "b"
         });
         assert_eq!(walked, 2, "it ends where it is told to");
         assert_eq!(stock.count(&("n".into(), "p".into())), 3);
         assert_eq!(stock.count(&("n".into(), "other".into())), 0);
+    }
+
+    #[test]
+    fn those_that_are_awake_come_first_in_either_order() {
+        let stock = Stock::default();
+        let of = |id: &str, day, state: &str| {
+            let mut instance = instance(id, day, 2, false);
+            let status = instance.status.get_or_insert_default();
+            status.provider.get_or_insert_default().state = Some(state.into());
+            instance
+        };
+        let all = [
+            of("cold", 1, "Cold"),
+            of("warm", 2, "Warm"),
+            of("old", 3, "Running"),
+            of("young", 4, "Running"),
+        ];
+        all.iter().for_each(|i| stock.seen(i));
+        assert_eq!(
+            names(&stock, ClaimOrder::Oldest),
+            ["old", "young", "warm", "cold"]
+        );
+        assert_eq!(
+            names(&stock, ClaimOrder::Newest),
+            ["young", "old", "warm", "cold"]
+        );
+        // It fell asleep: once in it all the same.
+        stock.seen(&of("old", 3, "Warm"));
+        assert_eq!(
+            names(&stock, ClaimOrder::Oldest),
+            ["young", "warm", "old", "cold"]
+        );
+        assert_eq!(stock.count(&("n".into(), "p".into())), 4);
+        stock.gone(&all[3]);
+        assert_eq!(stock.count(&("n".into(), "p".into())), 3);
     }
 
     #[test]

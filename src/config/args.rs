@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{DEFAULT_RAILWAY_URL, DEFAULT_REGISTRY_URL};
+use super::{DEFAULT_RAILWAY_URL, DEFAULT_REGISTRY_URL, DEFAULT_SPRITES_URL};
 use crate::http::{AgentsShape, PublicReads};
 use crate::telemetry::logs::LogFormat;
 
@@ -111,6 +111,9 @@ pub struct CommonArgs {
     /// Railway's GraphQL endpoint.
     #[arg(long, env = "AGENTPOOL_RAILWAY_URL", default_value = DEFAULT_RAILWAY_URL)]
     pub(super) railway_url: String,
+    /// The origin of Sprites' interface, without a path.
+    #[arg(long, env = "AGENTPOOL_SPRITES_URL", default_value = DEFAULT_SPRITES_URL)]
+    pub(super) sprites_url: String,
     /// The registry of ghcr.io, at which tags are resolved to digests.
     #[arg(long, env = "AGENTPOOL_REGISTRY_URL", default_value = DEFAULT_REGISTRY_URL)]
     pub(super) registry_url: String,

@@ -108,6 +108,8 @@ fn every_rejected_value_names_its_flag() {
         ("--cluster-id", "a/b"),
         ("--railway-url", "backboard"),
         ("--railway-url", "https://u:p@x.org"),
+        ("--sprites-url", "api.sprites.dev"),
+        ("--sprites-url", "https://x.org/v1"),
         ("--agent-connect-to", "localhost"),
         ("--agent-connect-to", "localhost:0"),
         ("--public-url", "ftp://x"),

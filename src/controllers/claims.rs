@@ -7,18 +7,22 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, PartialObjectMeta};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Ctx;
 use crate::api::agent_claim::AgentClaim;
-use crate::api::agent_instance::AgentInstance;
+use crate::api::agent_instance::{AgentInstance, Release, ReleaseMode};
+use crate::api::agent_pool::OnRelease;
 use crate::api::condition::Reason;
 use crate::api::{CLAIM_FINALIZER, LABEL_HELD_FOR, names};
 use crate::domain::agent_claim::{self as judgement, Ended, Expiry};
 use crate::domain::backoff;
-use crate::domain::instance::phase;
+use crate::domain::instance::phase::{self, Phase};
+use crate::domain::template;
 use crate::k8s::agent_claim as objects;
 use crate::k8s::error::{K8sError, chain, within};
 use crate::k8s::{CALL_LIMIT, patch};
@@ -70,8 +74,8 @@ async fn pass(claim: &AgentClaim, ctx: &Ctx) -> Result<Duration, K8sError> {
     }
 }
 
-/// Deletes the claim's agents, protected ones excepted, and then lets the claim go. No provider of this version
-/// recycles, and destroying is what recycling falls back to.
+/// Gives the claim's agents back, protected ones excepted, and then lets the claim go: restored for their next users
+/// where their pool's `onRelease` says so, else deleted.
 async fn release(
     claim: &AgentClaim,
     api: &Api<AgentClaim>,
@@ -93,7 +97,18 @@ async fn release(
                 .await;
             return Ok(HELD_BACK);
         }
-        match patch::delete_as_read(&instances, instance).await {
+        let recycled = is_to_be_recycled(instance, ctx);
+        let done = if recycled {
+            let release = Release {
+                id: names::id_from_bytes(&ctx.rng.bytes()),
+                mode: ReleaseMode::Recycle,
+                requested_at: Time(ctx.clock.now()),
+            };
+            patch::give_back(&instances, instance, &release).await
+        } else {
+            patch::delete_as_read(&instances, instance).await
+        };
+        match done {
             // Gone meanwhile: what was wanted.
             Err(error) if !error.is_gone() => return Err(error),
             _ => {}
@@ -104,13 +119,32 @@ async fn release(
             action = "released",
             "its claim was deleted"
         );
-        let note = format!("its agent {id} is destroyed");
+        let end = if recycled {
+            "restored for its next user"
+        } else {
+            "destroyed"
+        };
+        let note = format!("its agent {id} is {end}");
         ctx.events
             .publish(claim, false, Reason::Released, "Release", &note)
             .await;
     }
     objects::set_finalizer(api, claim, false).await?;
     Ok(RESYNC)
+}
+
+/// Whether an agent that its claim gives back is restored: its pool wants that, its provider can, and somebody has it.
+fn is_to_be_recycled(instance: &AgentInstance, ctx: &Ctx) -> bool {
+    let namespace = instance.namespace().unwrap_or_default();
+    let pool = ObjectRef::new(&instance.spec.pool_ref.name).within(&namespace);
+    let wanted = ctx.pools.get(&pool).is_some_and(|p| {
+        p.spec.provider.sprites.is_some() && template::on_release(&p.spec) == OnRelease::Recycle
+    });
+    wanted
+        && matches!(
+            phase::phase_of(instance),
+            Phase::Claiming | Phase::Claimed | Phase::PendingAcceptance
+        )
 }
 
 /// Forgets what the API keeps when its time is over, until `stop`. Looked for page by page, names and dates only.

@@ -1,7 +1,7 @@
 //! Providers by scope, with the one listing that everybody in a scope shares, and the frozen templates.
 //!
-//! A scope is a credential and a place (Railway: project and environment). Requests grow with the number of scopes, not
-//! of instances: see `listing`. The last good credential of a scope stays in
+//! A scope is a credential and a place (Railway: project and environment; Sprites: the credential's organisation).
+//! Requests grow with the number of scopes, not of instances: see `listing`. The last good credential of a scope stays in
 //! memory while an instance needs it: a namespace's deletion removes the Secret first.
 
 mod holds;
@@ -41,9 +41,9 @@ pub struct Scope {
     pub secret: SecretKeyRef,
     /// How the credential is sent.
     pub token_kind: TokenKind,
-    /// Railway: the project.
+    /// Railway: the project; elsewhere empty.
     pub project_id: String,
-    /// Railway: the environment.
+    /// Railway: the environment; elsewhere an empty id, because the credential alone says where.
     pub environment: Environment,
 }
 
@@ -199,6 +199,18 @@ fn missing_credential(error: secret::SecretError) -> Trouble {
 
 /// The scope of a pool, by what its spec says.
 pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
+    let namespace = pool.metadata.namespace.clone().unwrap_or_default();
+    let kind = template::provider_kind(&pool.spec.provider).to_owned();
+    if let Some(sprites) = &pool.spec.provider.sprites {
+        return Some(Scope {
+            namespace,
+            kind,
+            secret: sprites.token_secret_ref.clone(),
+            token_kind: TokenKind::default(),
+            project_id: String::new(),
+            environment: Environment::Id(String::new()),
+        });
+    }
     let railway = pool.spec.provider.railway.as_ref()?;
     let (project_id, environment) = match (&railway.project, &railway.per_instance) {
         (Some(project), _) => {
@@ -215,13 +227,23 @@ pub fn scope_of_pool(pool: &AgentPool) -> Option<Scope> {
         (None, None) => return None,
     };
     Some(Scope {
-        namespace: pool.metadata.namespace.clone().unwrap_or_default(),
-        kind: template::provider_kind(&pool.spec.provider).to_owned(),
+        namespace,
+        kind,
         secret: railway.token_secret_ref.clone(),
         token_kind: railway.token_kind,
         project_id,
         environment,
     })
+}
+
+/// Whether what a scope's names were resolved to is among these.
+pub fn is_resolved(scope: &Scope, facts: &Facts) -> bool {
+    let resolved = match scope.environment {
+        Environment::Id(ref id) if id.is_empty() => "organization",
+        Environment::Workspace(_) => "workspaceId",
+        _ => "environmentId",
+    };
+    facts.contains_key(resolved)
 }
 
 /// The same scope with the environment's id, once it is known: what instances record and share.
@@ -238,10 +260,10 @@ pub fn provider_ref(scope: &Scope) -> ProviderRef {
     ProviderRef {
         kind: scope.kind.clone(),
         token_secret_ref: Some(scope.secret.clone()),
-        token_kind: Some(scope.token_kind),
+        token_kind: (scope.kind == "Railway").then_some(scope.token_kind),
         project_id: Some(scope.project_id.clone()).filter(|id| !id.is_empty()),
         environment_id: match &scope.environment {
-            Environment::Id(id) => Some(id.clone()),
+            Environment::Id(id) => Some(id.clone()).filter(|id| !id.is_empty()),
             Environment::Name(_) | Environment::Workspace(_) => None,
         },
         workspace_id: match &scope.environment {

@@ -43,6 +43,12 @@ pub struct Remembered {
     pub permit: Option<String>,
     /// Troubles in a row.
     pub failures: u32,
+    /// Heartbeats in a row without an answer, since the last restart.
+    pub silent_beats: u32,
+    /// Restarts since the last answer, and when the last one was.
+    pub restarts: (u32, Option<Monotonic>),
+    /// When its provider was last asked to keep it awake.
+    pub held: Option<Monotonic>,
     /// The latest trouble of its own, in which state of the object, and until when nothing is asked because of it.
     trouble: Option<(String, Trouble, Monotonic)>,
     /// Until when a used-up request limit holds it up, as far as that is accounted for.
@@ -194,6 +200,8 @@ impl Remembered {
         if self.phase.as_ref().is_some_and(|(old, _)| *old != phase) {
             // What was missed in another phase is something else.
             self.unbound = None;
+            self.answered_a_beat();
+            self.held = None;
         }
         let phase_since = since(&mut self.phase, phase, now);
         let step = signature(instance);
@@ -224,7 +232,23 @@ impl Remembered {
             fresh: self.fresh,
             permit: self.permit.is_some() && self.permit == intent(instance),
             failures: self.failures,
+            silent_beats: self.silent_beats,
+            restarts: self.restarts.0,
+            restarted: ago(self.restarts.1),
+            held: ago(self.held),
         }
+    }
+
+    /// A heartbeat was answered: what was missed before does not count any more.
+    pub fn answered_a_beat(&mut self) {
+        self.silent_beats = 0;
+        self.restarts = (0, None);
+    }
+
+    /// A restart was asked for: its own beats are counted from here.
+    pub fn was_restarted(&mut self, now: Monotonic) {
+        self.silent_beats = 0;
+        self.restarts = (self.restarts.0.saturating_add(1), Some(now));
     }
 }
 

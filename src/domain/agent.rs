@@ -96,7 +96,7 @@ pub enum Probe {
 pub struct ClaimCall {
     /// The agent's display name, conversation name and profile name; 1 to 200 characters.
     pub agent_name: String,
-    /// Its instructions; never empty.
+    /// Its instructions; empty where it has them already.
     pub instructions: String,
     /// The conversation to join; `None`: create one.
     pub join_url: Option<String>,

@@ -12,7 +12,7 @@ use super::instance::decide::{Action, Change, Decision, Judgement, QUARANTINE, T
 use super::instance::outcome::{self, Outcome as Recorded};
 use super::instance::phase::{self, Phase};
 use super::instance::status::is_adopting;
-use super::instance::view::{Listed, View};
+use super::instance::view::{Inside, Listed, View};
 use super::plan::{Outcome, Repeat, Seen, Step};
 use super::pool;
 use super::resource::{Liveness, Presence};
@@ -74,6 +74,11 @@ fn released(view: &View<'_>) -> bool {
     release.is_some_and(|r| r.mode == ReleaseMode::Destroy)
 }
 
+/// Given back by its user, to be destroyed or restored for the next one.
+fn given_back(view: &View<'_>) -> bool {
+    view.instance.spec.release.is_some()
+}
+
 fn verdict<'a>(view: &'a View<'_>) -> Option<&'a str> {
     let status = view.instance.status.as_ref()?;
     Some(status.verdict.as_ref()?.state.as_str())
@@ -100,6 +105,18 @@ fn not_in_use(view: &View<'_>, decision: &Decision) -> bool {
         Phase::Claiming => view.memory.claim_known_for >= view.limits.claim_deadline,
         // Of a claim that ended without a user.
         Phase::Provisioning if failed_claim(view) => true,
+        // Not while its claim's own process may still call it.
+        Phase::Recycling => {
+            let open = view.instance.spec.claim.is_some()
+                && outcome::of(view.instance).is_none()
+                && view
+                    .instance
+                    .status
+                    .as_ref()
+                    .is_some_and(|s| s.turn.is_some());
+            !open || view.memory.claim_known_for >= view.limits.claim_deadline
+        }
+        Phase::Tainted | Phase::Dead | Phase::Crashed if given_back(view) => true,
         Phase::Tainted | Phase::Dead => {
             let waits = view_recorded(view).is_some_and(|c| c.outcome == "Pending");
             waits || !phase::is_handed_out(view.instance)
@@ -132,6 +149,9 @@ fn resettable(view: &View<'_>, decision: &Decision) -> bool {
         if status.clean == Some(true) && status.conversation.is_none() && !status.pending);
     let watched = view.memory.step_known_for >= QUARANTINE;
     let recorded = outcome::of(view.instance);
+    if decision.action == Action::PutBack && view.phase() == Phase::Recycling {
+        return in_use::restored(view);
+    }
     (!resets || (recorded == Some(Recorded::Failed) && view.evidence.reset.is_none()))
         && (!settles || clean)
         && (decision.action != Action::PutBack || (recorded == Some(Recorded::Settling) && watched))
@@ -253,6 +273,10 @@ fn proven(view: &View<'_>, decision: &Decision) -> bool {
     let gateway = *dialect == Dialect::Gateway
         || recorded.is_some_and(|r| r.dialect.as_deref() == Some("Gateway"));
     let clean = match status.clean {
+        // Files say more than the agent, where its provider can look at them.
+        told if view.limits.recycles => {
+            told != Some(false) && view.evidence.inside == Some(Inside::Clean)
+        }
         Some(clean) => clean,
         None => {
             let ours = spec.turn == 1 && !spec.restored && !adopting(view);
@@ -275,6 +299,9 @@ fn awake(view: &View<'_>, decision: &Decision) -> bool {
     // The wake itself, by the process that recorded it; never of one that is in use.
     if state(view) == Some("Waking") && view.memory.permit && view.instance.spec.claim.is_none() {
         return true;
+    }
+    if let Some(may) = in_use::may_be_woken(view) {
+        return may;
     }
     let waits = view.phase() == Phase::PendingAcceptance;
     match &view.listed {
@@ -377,7 +404,7 @@ fn not_by_silence(view: &View<'_>, decision: &Decision) -> bool {
     );
     // What a claim recorded is its own evidence, whatever the agent says now.
     let found_by_a_claim = view.phase() == Phase::Claiming && outcome::of(view.instance).is_some();
-    !(silent && judged && by_the_agent) || found_by_a_claim
+    !(silent && judged && by_the_agent) || found_by_a_claim || in_use::silent_for_long(view)
 }
 
 /// What there is evidence of is not asked for again, so that a pass ends.
@@ -387,6 +414,7 @@ fn progress(view: &View<'_>, decision: &Decision) -> bool {
         Action::Look(_) => e.look.is_none() && e.outcome.is_none() && e.trouble.is_none(),
         Action::Perform(_) => e.outcome.is_none() && e.trouble.is_none(),
         Action::Probe => e.probe.is_none(),
+        Action::LookInside => e.inside.is_none() && e.trouble.is_none(),
         Action::Observe => e.presence.is_none() && e.trouble.is_none(),
         Action::Destroy => e.removal.is_none() && e.trouble.is_none(),
         Action::Record(Change::Done(_) | Change::Running(_)) => {
@@ -458,7 +486,7 @@ fn new_ids(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let distinct: std::collections::BTreeSet<&String> = d.create.iter().collect();
     distinct.len() == d.create.len()
         && d.create.iter().all(|id| {
-            v.fresh_ids.contains(id)
+            (v.fresh_ids.contains(id) || v.debts().open.contains(id))
                 && !creating(v).contains(id)
                 && !v.members.iter().any(|m| &m.id == id)
         })
@@ -473,11 +501,11 @@ fn allowed(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
             && !d.breaker.is_open(v.now))
 }
 
-/// Never beyond the minimum and what waits, but for what requests asked for.
+/// Never beyond the minimum and what waits, or one for each claim where the pool wants that, but for what requests asked for.
 fn wanted(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let counts = pool::view::Counts::of(v.members, v.unseen().len());
     let there = counts.get(Phase::Idle) + counts.get(Phase::Provisioning);
-    let short = i64::from((v.wanted() - there).max(0));
+    let short = i64::from((v.wanted() - there).max(0)).max(count(v.debts().open.len()));
     let asked: usize = d.answers.iter().map(|a| a.ids.len()).sum();
     count(d.create.len()) <= short + count(asked) + i64::from(d.rollout.create)
 }

@@ -30,6 +30,11 @@ pub enum Liveness {
 }
 
 impl Liveness {
+    /// Whether it is paused, and in stock and in use all the same: the next request wakes it.
+    pub fn is_paused(self) -> bool {
+        matches!(self, Self::Warm | Self::Cold)
+    }
+
     /// The word in `status.provider.state`.
     pub fn as_str(self) -> &'static str {
         match self {

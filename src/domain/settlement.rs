@@ -30,6 +30,9 @@ pub struct Terms {
     pub dialect: Dialect,
     /// No claim call was ever sent to the instance before this claim.
     pub first_turn: bool,
+    /// Its provider looks inside before it is in stock, and after it was put back: what an agent cannot tell of itself is
+    /// known from there.
+    pub looked_inside: bool,
     /// `runtime.allowUnknownClean`.
     pub allow_unknown_clean: bool,
     /// `runtime.failedClaim: Reset`.
@@ -128,8 +131,8 @@ fn checked<'a>(probe: &'a Probe, terms: &Terms) -> Result<&'a AgentStatus, Settl
         return Err(Settlement::PutBack("the agent is not ready".to_owned()));
     }
     // A gateway cannot tell; in its first turn no claim call was ever sent to it.
-    let trusted =
-        terms.allow_unknown_clean || (terms.dialect == Dialect::Gateway && terms.first_turn);
+    let as_new = terms.first_turn || terms.looked_inside;
+    let trusted = terms.allow_unknown_clean || (terms.dialect == Dialect::Gateway && as_new);
     match status.clean {
         Some(true) => Ok(status),
         None if trusted => Ok(status),
@@ -185,9 +188,9 @@ fn refused(refusal: &Refusal, terms: &Terms) -> Settlement {
             Outcome::WrongRuntime,
             text("another program than expected answers"),
         ),
-        // A gateway that was called cannot be asked whether it is clean.
+        // A gateway that was called cannot be asked whether it is clean: only its provider can tell.
         Refusal::Invalid(said) => Settlement::Refuse {
-            intact: terms.dialect == Dialect::PoolServer,
+            intact: terms.dialect == Dialect::PoolServer || terms.looked_inside,
             text: said.clone(),
         },
     }

@@ -83,7 +83,7 @@ fn outcomes() -> Vec<ClaimOutcome> {
 fn all_terms() -> Vec<Terms> {
     let mut all = vec![];
     for dialect in DIALECTS {
-        for bits in 0..16_u8 {
+        for bits in 0..32_u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
             all.push(Terms {
                 join: bit(0),
@@ -91,6 +91,7 @@ fn all_terms() -> Vec<Terms> {
                 first_turn: bit(1),
                 allow_unknown_clean: bit(2),
                 may_reset: bit(3),
+                looked_inside: bit(4),
             });
         }
     }
@@ -132,6 +133,7 @@ fn terms(join: bool, dialect: Dialect, may_reset: bool) -> Terms {
         dialect,
         first_turn: true,
         allow_unknown_clean: false,
+        looked_inside: false,
         may_reset,
     }
 }
@@ -152,7 +154,7 @@ fn every_way_through_keeps_the_contract() {
             }
         }
     }
-    assert_eq!(ways, 32 * 10 * 10 * 10);
+    assert_eq!(ways, 64 * 10 * 10 * 10);
 }
 
 fn holds(
@@ -265,6 +267,22 @@ fn a_gateway_is_called_in_its_first_turn_only() {
         run(&terms, &unknown, &ClaimOutcome::Pending, &[]).0.len() == 2
     };
     assert!(call(true, false) && !call(false, false) && call(false, true));
+}
+
+/// Restored for its next user, it is as new: its provider looked before it came into stock.
+#[test]
+fn a_gateway_that_its_provider_looked_into_is_called_in_any_turn() {
+    let unknown = says(status(None));
+    let terms = Terms {
+        first_turn: false,
+        looked_inside: true,
+        ..terms(false, Dialect::Gateway, false)
+    };
+    let (sent, _) = run(&terms, &unknown, &ClaimOutcome::Pending, &[]);
+    assert_eq!(sent.len(), 2);
+    let dirty = says(status(Some(false)));
+    let (sent, _) = run(&terms, &dirty, &ClaimOutcome::Pending, &[]);
+    assert_eq!(sent.len(), 1, "its own word against it counts");
 }
 
 #[test]

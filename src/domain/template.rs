@@ -4,10 +4,14 @@
 //! makes an instance drift. References to Secrets count, their values do not.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::agent_pool::{AgentPoolSpec, OnRelease, Provider, Replacement, Runtime, Services};
+use super::instance::view::{Beat, Heartbeat};
+use crate::api::agent_pool::{
+    AgentPoolSpec, KeepAwake, OnRelease, Provider, Replacement, Runtime, Services,
+};
 use crate::api::names;
 
 /// What an instance is built from.
@@ -60,6 +64,47 @@ impl Template {
             .and_then(|e| e.value.clone())
             .unwrap_or_else(|| default_xmtp_env(&self.environment).to_owned())
     }
+}
+
+impl Template {
+    /// What has to be done with one of its agents before the claim call; `None`: nothing.
+    pub fn preparation(&self) -> Option<Preparation> {
+        let sprites = self.provider.sprites.as_ref()?;
+        let seconds = u64::try_from(sprites.wake_timeout_seconds).unwrap_or(30);
+        Some(Preparation {
+            wake_within: Duration::from_secs(seconds),
+            poll_joins: sprites.poll_join_requests,
+        })
+    }
+
+    /// Who of its agents is asked how it fares, and how often, where they may sleep in stock.
+    ///
+    /// An idle agent that may sleep is never asked, not even while it runs: asked again and again it would not fall
+    /// asleep, and what a listing called running a moment ago may be asleep by now.
+    pub fn heartbeat(&self) -> Heartbeat {
+        let sprites = self.provider.sprites.as_ref();
+        let keep = sprites.map(|s| s.keep_awake).unwrap_or_default();
+        let seconds = sprites.map_or(20, |s| s.heartbeat_seconds);
+        let (idle, in_use) = match keep {
+            KeepAwake::Always => (Beat::Always, Beat::Always),
+            KeepAwake::Claimed => (Beat::Never, Beat::Always),
+            KeepAwake::Never => (Beat::Never, Beat::WhileRunning),
+        };
+        Heartbeat {
+            every: Duration::from_secs(u64::try_from(seconds).unwrap_or(20).max(1)),
+            idle,
+            in_use,
+        }
+    }
+}
+
+/// An agent's instructions are put into its machine, which wakes it, before it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preparation {
+    /// How long it may take to wake and to be ready (`wakeTimeoutSeconds`).
+    pub wake_within: Duration,
+    /// Join requests of a new conversation are processed from outside for a while (`pollJoinRequests`).
+    pub poll_joins: bool,
 }
 
 /// The code of a pool's environment in names.

@@ -1,5 +1,7 @@
 //! Replenish, drain, reconcile and the removal of instances: parse, call, map.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -59,22 +61,32 @@ pub async fn reconcile(call: &Call) -> Result<Response, ApiError> {
     .into_response())
 }
 
+/// How long a release may take: a restoration ends with its answer.
+pub const RELEASED_WITHIN: Duration = Duration::from_secs(310);
+
 /// `DELETE /api/pool/instances/{id}`: as the pool's `onRelease` says, or `?mode=`.
 pub async fn release(call: &Call) -> Result<Response, ApiError> {
     let pool = call.pool()?;
+    let operations = &call.state.operations;
+    let wait = !call.asks("wait", "false");
     let removal = match call.query.get("mode").map(String::as_str) {
-        None | Some("" | "recycle") => call.state.operations.release(&pool, &call.id).await?,
-        Some("destroy") => call.state.operations.destroy(&pool, &call.id).await?,
+        None | Some("") => operations.release(&pool, &call.id, (false, wait)).await?,
+        Some("recycle") => operations.release(&pool, &call.id, (true, wait)).await?,
+        Some("destroy") => operations.destroy(&pool, &call.id).await?,
         Some(_) => {
             return Err(ApiError::bad_request(
                 "mode must be 'recycle' or 'destroy' if provided",
             ));
         }
     };
+    let action = match removal {
+        Removal::Recycled => "recycled",
+        Removal::Destroyed | Removal::AlreadyGone => "destroyed",
+    };
     Ok(removed(
         call,
         removal,
-        json!({"ok": true, "action": "destroyed"}),
+        json!({"ok": true, "action": action}),
     ))
 }
 
@@ -98,10 +110,10 @@ pub async fn dismiss(call: &Call) -> Result<Response, ApiError> {
 fn removed(call: &Call, removal: Removal, body: Value) -> Response {
     match removal {
         Removal::AlreadyGone => Json(json!({"ok": true, "alreadyGone": true})).into_response(),
-        Removal::Destroyed if call.asks("wait", "false") => {
+        Removal::Destroyed | Removal::Recycled if call.asks("wait", "false") => {
             (StatusCode::ACCEPTED, Json(body)).into_response()
         }
-        Removal::Destroyed => Json(body).into_response(),
+        Removal::Destroyed | Removal::Recycled => Json(body).into_response(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::state::{AppState, PublicReads};
 use super::{callbacks, changes, claims, debug, page, reads, webhooks};
 
-/// How long a call may take, except a claim, which has the pool's own deadline. More than the controller's 30 s.
+/// How long a call may take, except a claim, which has the pool's own deadline, and a release. More than the controller's 30 s.
 const WITHIN: Duration = Duration::from_secs(45);
 
 /// Who may call a route.
@@ -232,6 +232,7 @@ pub(super) async fn serve(
         }
         let within = match route.access {
             Access::Instance => callbacks::WITHIN,
+            _ if matches!(route.endpoint, Endpoint::Release) => changes::RELEASED_WITHIN,
             _ => WITHIN,
         };
         tokio::time::timeout(within, answer(route.endpoint, &call))

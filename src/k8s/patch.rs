@@ -6,7 +6,8 @@
 //!   controller may have written meanwhile.
 //! * *Call back* does the same for a join that waits, where it is the same claim and waits still.
 //! * *Status* (the controller's) carries the resourceVersion and only what differs.
-//! * *Release* clears the claim and raises the turn, in one write.
+//! * *Note* says on a claimed one that a creation has answered its claim (`replacement: OneForOne`).
+//! * *Give back* asks for its end or its restoration; *Release* clears the claim and raises the turn, in one write.
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{
@@ -18,8 +19,10 @@ use serde_json::{Value, json};
 
 use super::CALL_LIMIT;
 use super::error::{K8sError, within};
-use crate::api::agent_instance::{AgentInstance, AgentInstanceStatus, Claim, ClaimStatus};
-use crate::api::{INSTANCE_FINALIZER, MANAGER_CLAIM, MANAGER_CONTROLLER};
+use crate::api::agent_instance::{AgentInstance, AgentInstanceStatus, Claim, ClaimStatus, Release};
+use crate::api::{
+    ANNOTATION_REPLACED, INSTANCE_FINALIZER, MANAGER_API, MANAGER_CLAIM, MANAGER_CONTROLLER,
+};
 
 fn name(instance: &AgentInstance) -> &str {
     instance.metadata.name.as_deref().unwrap_or_default()
@@ -145,6 +148,25 @@ pub async fn call_back(
     .map(drop)
 }
 
+/// Asks for an instance to be given back, where it is as it was read. 409: somebody wrote since.
+pub async fn give_back(
+    api: &Api<AgentInstance>,
+    instance: &AgentInstance,
+    release: &Release,
+) -> Result<(), K8sError> {
+    let patch = json!({
+        "metadata": {"resourceVersion": version(instance)},
+        "spec": {"release": release},
+    });
+    within(
+        CALL_LIMIT,
+        || format!("give back {}", name(instance)),
+        api.patch(name(instance), &params(MANAGER_API), &Patch::Merge(patch)),
+    )
+    .await
+    .map(drop)
+}
+
 /// Clears the claim and raises the turn, where the instance is as it was read: out of stock until proven again.
 pub async fn release(
     api: &Api<AgentInstance>,
@@ -160,6 +182,23 @@ pub async fn release(
         api.patch(name(instance), &params(MANAGER_CLAIM), &Patch::Merge(patch)),
     )
     .await
+}
+
+/// Notes that a creation has answered this claim. The note names the claim, so that it says nothing of a later one, and
+/// may be written at any version.
+pub async fn note_replaced(
+    api: &Api<AgentInstance>,
+    object: &str,
+    claim_id: &str,
+) -> Result<(), K8sError> {
+    let patch = json!({"metadata": {"annotations": {ANNOTATION_REPLACED: claim_id}}});
+    within(
+        CALL_LIMIT,
+        || format!("note on {object} that its claim is answered"),
+        api.patch(object, &params(MANAGER_CONTROLLER), &Patch::Merge(patch)),
+    )
+    .await
+    .map(drop)
 }
 
 /// Writes a status computed from an instance as it was read; `None` where nothing differs and nothing was written.

@@ -9,7 +9,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use tracing::{info, warn};
 
-use super::{OperationError, Operations, Removal, namespace};
+use super::{OperationError, Operations, namespace};
 use crate::api::{AgentInstance, names};
 use crate::domain::instance::phase::is_protected;
 use crate::domain::instance::status::{self, Told};
@@ -72,7 +72,7 @@ impl Operations {
         let (id, end) = (&instance.spec.id, self.clock.monotonic() + TRIED_FOR);
         loop {
             match self.destroy_exactly(instance).await {
-                Ok(Removal::Destroyed | Removal::AlreadyGone) => {
+                Ok(_) => {
                     info!(instance = id, "ends on its own word");
                     return;
                 }

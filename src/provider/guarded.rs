@@ -14,8 +14,8 @@ use crate::domain::template::Template;
 
 use super::account::{self, Purpose};
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
-    ProviderError, Report, Resource, Seen, StepSpec,
+    AgentProvider, Caps, Class, Conversation, Facts, Inputs, Key, Listing, Operation, Outcome,
+    Owner, Presence, ProviderError, Report, Resource, Seen, StepSpec,
 };
 
 /// Told of every call to a provider.
@@ -284,6 +284,12 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         self.guard("verify_clean", &key.name, limit, call).await
     }
 
+    async fn restart(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {
+        let call = self.inner.restart(key, known);
+        let limit = (self.limits.write, Class::Ambiguous);
+        self.guard("restart", &key.name, limit, call).await
+    }
+
     async fn prepare_claim(
         &self,
         key: &Key,
@@ -298,6 +304,23 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
             call,
         )
         .await
+    }
+
+    async fn process_joins(
+        &self,
+        key: &Key,
+        known: &Facts,
+        conversation: &Conversation,
+    ) -> Result<u64, ProviderError> {
+        let call = self.inner.process_joins(key, known, conversation);
+        let limit = (self.limits.read, Class::Transient);
+        self.guard("process_joins", &key.name, limit, call).await
+    }
+
+    async fn undo_prepare(&self, key: &Key, known: &Facts) -> Result<(), ProviderError> {
+        let call = self.inner.undo_prepare(key, known);
+        let limit = (self.limits.write, Class::Transient);
+        self.guard("undo_prepare", &key.name, limit, call).await
     }
 
     async fn after_claim(

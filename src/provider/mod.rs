@@ -27,6 +27,9 @@ pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, St
 pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
 pub use error::ProviderError;
 
+/// The name of the step that runs a set-up script: the only one that needs [`Inputs::setup_script`].
+pub const STEP_SETUP: &str = "setup";
+
 /// Which resource is meant, and how it is proven to be ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -40,6 +43,15 @@ pub struct Key {
 
 /// The step that makes a project for the one agent: it may be done with any of several credentials.
 pub const PROJECT_STEP: &str = "project";
+
+/// A conversation that an agent made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// Its id.
+    pub id: String,
+    /// The XMTP network that it is on.
+    pub xmtp_env: String,
+}
 
 /// What a step needs beside the plan: the finished variables of the agent.
 #[derive(Clone, Default)]
@@ -161,6 +173,12 @@ pub trait AgentProvider: Send + Sync {
         Ok(None)
     }
 
+    /// Takes back what [`AgentProvider::prepare_claim`] did, for an agent that goes back into stock; doing it again,
+    /// or where nothing was done, changes nothing.
+    async fn undo_prepare(&self, _key: &Key, _known: &Facts) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
     /// What has to be done to an agent before the claim call (Sprites: write the instructions). Railway: nothing.
     async fn prepare_claim(
         &self,
@@ -168,6 +186,21 @@ pub trait AgentProvider: Send + Sync {
         known: &Facts,
         instructions: &str,
     ) -> Result<(), ProviderError>;
+
+    /// Has the agent's own tool process the join requests of a conversation; how many it processed. Safe to repeat.
+    async fn process_joins(
+        &self,
+        _key: &Key,
+        _known: &Facts,
+        _conversation: &Conversation,
+    ) -> Result<u64, ProviderError> {
+        Ok(0)
+    }
+
+    /// Wakes the machine and starts the agent in it anew, because it does not answer. Its files stay.
+    async fn restart(&self, _key: &Key, _known: &Facts) -> Result<(), ProviderError> {
+        Ok(())
+    }
 
     /// Renames the resource after the agent; best effort.
     async fn after_claim(

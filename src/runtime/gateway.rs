@@ -22,7 +22,9 @@ pub fn claim(call: &ClaimCall, limit: Duration) -> (&'static str, Value, Duratio
     let mut body = Map::new();
     let mut put = |key: &str, value: &str| body.insert(key.to_owned(), value.into());
     put("profileName", &call.agent_name);
-    put("instructions", &call.instructions);
+    if !call.instructions.is_empty() {
+        put("instructions", &call.instructions);
+    }
     // Without it the gateway takes production.
     put("env", &call.xmtp_env);
     match &call.join_url {

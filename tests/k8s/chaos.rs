@@ -17,7 +17,7 @@ use crate::support::wait::until;
 use crate::support::world::{SPEED, World};
 
 /// Proofs of absence take half a minute each, and a killed operator begins them anew.
-const PATIENT: Duration = Duration::from_secs(240);
+pub(crate) const PATIENT: Duration = Duration::from_secs(240);
 
 /// Every write takes so many real seconds at Railway. It takes effect when it comes in; the answer comes late.
 async fn slow_writes(world: &World, seconds: f64) {
@@ -26,7 +26,7 @@ async fn slow_writes(world: &World, seconds: f64) {
 }
 
 /// SIGKILL; the next one does not wait for the term of what is known to be dead.
-async fn kill(world: &mut World) {
+pub(crate) async fn kill(world: &mut World) {
     world.operator().kill();
     let leases: Api<Lease> = Api::namespaced(world.client.clone(), &world.namespace);
     let _ = leases

@@ -178,13 +178,8 @@ async fn a_leader_paused_for_thirty_seconds_does_no_harm_when_it_wakes() {
     world.finish().await;
 }
 
-/// Two leases, so two leaders for good: leadership only saves work, the fences are elsewhere.
-#[tokio::test(flavor = "multi_thread")]
-async fn two_leaders_fill_one_pool_without_a_duplicate() {
-    let mut world = World::bare("two-leaders").await;
-    let elsewhere = world.cluster.namespace("two-leaders-lease").await;
-    world.start_operator(&[]);
-    leads(world.operator()).await;
+/// One more controller that leads, by a lease of its own in another namespace.
+pub async fn another_leader(world: &World, elsewhere: &str) -> Operator {
     let secrets: Api<Secret> = Api::namespaced(world.client.clone(), &world.namespace);
     let root = secrets.get("agentpool-root-key").await.unwrap();
     let copy = Secret {
@@ -195,13 +190,24 @@ async fn two_leaders_fill_one_pool_without_a_duplicate() {
         data: root.data,
         ..Secret::default()
     };
-    let others: Api<Secret> = Api::namespaced(world.client.clone(), &elsewhere);
+    let others: Api<Secret> = Api::namespaced(world.client.clone(), elsewhere);
     others.create(&PostParams::default(), &copy).await.unwrap();
     let second = Operator::start(
         "controller",
-        &world.environment(&[("AGENTPOOL_RELEASE_NAMESPACE", &elsewhere)]),
+        &world.environment(&[("AGENTPOOL_RELEASE_NAMESPACE", elsewhere)]),
     );
     leads(&second).await;
+    second
+}
+
+/// Two leases, so two leaders for good: leadership only saves work, the fences are elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_leaders_fill_one_pool_without_a_duplicate() {
+    let mut world = World::bare("two-leaders").await;
+    let elsewhere = world.cluster.namespace("two-leaders-lease").await;
+    world.start_operator(&[]);
+    leads(world.operator()).await;
+    let second = another_leader(&world, &elsewhere).await;
     let spec = json!({"minIdle": 10, "maxTotal": 12, "tickIntervalSeconds": 1});
     world.create_pool(POOL, spec).await;
     world.wait_idle(10).await;

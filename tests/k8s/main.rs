@@ -9,6 +9,7 @@
 mod support;
 
 mod agent_claims;
+mod awake;
 mod callbacks;
 mod chaos;
 mod chart;
@@ -31,11 +32,13 @@ mod keys;
 mod leadership;
 mod lifecycle;
 mod looks;
+mod one_for_one;
 mod parity;
 mod pending;
 mod quiet;
 mod race;
 mod railway;
+mod recycling;
 mod rights;
 mod rollout;
 mod schema;

@@ -162,6 +162,10 @@ impl World {
             ),
             // A moved tag is seen soon.
             ("AGENTPOOL_DIGEST_SECONDS", "1".to_owned()),
+            (
+                "AGENTPOOL_SPRITES_URL",
+                format!("http://{}", self.sim.peers),
+            ),
             ("AGENTPOOL_AGENT_CONNECT_TO", self.sim.peers.clone()),
             ("AGENTPOOL_LISTEN", "127.0.0.1".to_owned()),
             ("AGENTPOOL_OPERATIONS_PORT", "0".to_owned()),

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Fleet, Scope};
+use super::{Fleet, Scope, scope_of_instance};
+use crate::api::AgentInstance;
+use crate::api::condition::Reason;
+use crate::claim::Providers;
 use crate::clock::Monotonic;
 use crate::domain::backoff::{self, Call};
 use crate::domain::plan::{Class, Trouble};
@@ -94,4 +97,37 @@ impl Fleet {
         self.holds()
             .retain(|s, h| s != scope || !lasting(&h.trouble));
     }
+}
+
+/// For claims, which prepare an agent inside its machine: with what the scope's other calls met.
+#[async_trait::async_trait]
+impl Providers for Fleet {
+    async fn of(&self, instance: &AgentInstance) -> Result<Arc<dyn AgentProvider>, Trouble> {
+        let scope = scope_of(instance)?;
+        self.admit(&scope, Call::Create).await?;
+        self.provider(&scope).await
+    }
+
+    async fn failed(
+        &self,
+        instance: &AgentInstance,
+        used: &Arc<dyn AgentProvider>,
+        trouble: &Trouble,
+    ) {
+        if let Ok(scope) = scope_of(instance) {
+            self.report(&scope, used, trouble);
+        }
+    }
+}
+
+fn scope_of(instance: &AgentInstance) -> Result<Scope, Trouble> {
+    let namespace = instance.metadata.namespace.clone().unwrap_or_default();
+    let provider = instance.spec.provider.as_ref();
+    let scope = provider.and_then(|p| scope_of_instance(&namespace, p));
+    scope.ok_or_else(|| Trouble {
+        class: Class::Rejected,
+        reason: Reason::InvalidSpec,
+        message: "spec.provider is missing: nobody knows where the agent is".to_owned(),
+        retry_after: None,
+    })
 }

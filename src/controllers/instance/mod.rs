@@ -8,6 +8,7 @@
 //! memory, so whoever comes after a crash looks first.
 
 mod debug;
+mod inside;
 mod observe;
 mod send;
 mod tell;
@@ -138,6 +139,9 @@ async fn act(
             evidence.probe = Some(send::probe(object, around, ctx).await);
             Ok(Next::Again)
         }
+        Action::LookInside => inside::look_inside(object, around, evidence, ctx).await,
+        Action::Restart => inside::restart(object, around, evidence, &decision.message, ctx).await,
+        Action::Hold => inside::hold(object, around, evidence, ctx).await,
         Action::Observe => send::observe(object, around, evidence, ctx).await,
         Action::Destroy => send::destroy(object, around, evidence, ctx).await,
         Action::Reset => {
@@ -145,7 +149,15 @@ async fn act(
             Ok(Next::Again)
         }
         Action::PutBack => {
+            let instructions = object
+                .spec
+                .claim
+                .as_ref()
+                .and_then(|c| c.instructions_secret_ref.clone());
             *object = patch::release(&around.api, object).await?;
+            if let Some(reference) = instructions {
+                inside::forget_instructions(object, &reference, ctx).await;
+            }
             tracing::info!(instance = %object.name_any(), pool = %object.spec.pool_ref.name, action = "put back", "{}", decision.message);
             *evidence = Evidence::default();
             Ok(Next::Again)
@@ -228,7 +240,7 @@ async fn record(
         let adopting = status::is_adopting(written.status.as_ref());
         let grants = match decision.action {
             Action::Record(Change::Begin | Change::Done(_)) => !adopting,
-            Action::Record(Change::Again | Change::Wake) => true,
+            Action::Record(Change::Again | Change::Wake | Change::Recycle) => true,
             _ => false,
         };
         *object = written;

@@ -16,13 +16,22 @@ use crate::domain::drift::{self, Present};
 use crate::domain::instance::decide::{self, Decision};
 use crate::domain::instance::phase::STATE_WAKING;
 use crate::domain::instance::status::facts_of;
-use crate::domain::instance::view::{Evidence, Limits, Listed, View};
+use crate::domain::instance::view::{
+    Beat, Evidence, Heartbeat, Limits, Listed, View, operation_of,
+};
 use crate::domain::invariant;
-use crate::domain::plan::{Class, Operation, Seen, Step, StepSpec, Trouble};
+use crate::domain::plan::{Class, Seen, Step, StepSpec, Trouble};
 use crate::domain::resource::Liveness;
 use crate::domain::template::Template;
 use crate::k8s::error::chain;
 use crate::provider::{AgentProvider, Key};
+
+/// How an agent is looked after whose template cannot be read: nothing is woken.
+const UNKNOWN: Heartbeat = Heartbeat {
+    every: Duration::from_secs(30),
+    idle: Beat::Never,
+    in_use: Beat::WhileRunning,
+};
 
 /// What a pass works with, gathered once.
 pub(super) struct Surroundings {
@@ -68,7 +77,7 @@ pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
         }),
     };
     let plan = match (&provider, &template) {
-        (Ok(provider), Some(template)) => provider.plan(Operation::Create, template),
+        (Ok(provider), Some(template)) => provider.plan(operation_of(object), template),
         _ => vec![],
     };
     let mut limits = pool.as_ref().map(|p| limits_of(p)).unwrap_or_default();
@@ -78,7 +87,12 @@ pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
     let railway = template.as_ref().map(|t| t.provider.railway.as_ref());
     limits.may_sleep = railway.is_none_or(|r| r.is_some_and(|r| r.sleep));
     if let Ok(provider) = &provider {
-        limits.list_lag = provider.capabilities().list_lag;
+        let can = provider.capabilities();
+        limits.list_lag = can.list_lag;
+        limits.recycles = can.recycle;
+        limits.heartbeat = can
+            .sleep_is_idle
+            .then(|| template.as_ref().map_or(UNKNOWN, |t| t.heartbeat()));
     }
     let mark = names::owner_mark(&ctx.cluster_id, &namespace, &object.spec.id);
     let key = Key {

@@ -26,7 +26,7 @@ use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose, Requests};
 use crate::runtime::Agent;
 
-fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
+pub(super) fn provider(around: &Surroundings) -> Result<&Arc<dyn AgentProvider>, Trouble> {
     around.provider.as_ref().map_err(Clone::clone)
 }
 
@@ -62,7 +62,7 @@ fn had_a_user(object: &AgentInstance) -> bool {
 }
 
 /// Notes a failed call: the next decision waits as its class says, and where the trouble is everybody's, all wait.
-async fn note(
+pub(super) async fn note(
     object: &AgentInstance,
     around: &Surroundings,
     evidence: &mut Evidence,
@@ -105,7 +105,7 @@ fn held_up(object: &AgentInstance, evidence: &Evidence, ctx: &Ctx) {
 }
 
 /// Whether such a call may be sent now; if not, the evidence says why.
-async fn admitted(
+pub(super) async fn admitted(
     object: &AgentInstance,
     around: &Surroundings,
     call: Call,
@@ -293,6 +293,13 @@ pub(super) async fn probe(object: &AgentInstance, around: &Surroundings, ctx: &C
         } else {
             m.unanswered.saturating_add(1)
         };
+    });
+    ctx.memories.with(object, |m| match &probe {
+        Probe::Answered { status, .. } if status.ready => m.answered_a_beat(),
+        Probe::Answered { .. } | Probe::Unreachable(_) | Probe::NotReady(_) => {
+            m.silent_beats = m.silent_beats.saturating_add(1);
+        }
+        _ => {}
     });
     ctx.memories.with(object, |m| match &probe {
         Probe::Answered { status, .. } if waits && status.conversation.is_none() => {

@@ -18,7 +18,7 @@ use crate::domain::template::Template;
 use crate::domain::token::Purpose;
 use crate::domain::variables::{self, Material};
 use crate::k8s::{config_map, secret};
-use crate::provider::{Inputs, PROJECT_STEP, sprites};
+use crate::provider::{Inputs, PROJECT_STEP, STEP_SETUP};
 
 /// The finished variables of an agent, its secrets included.
 pub(super) async fn inputs(
@@ -79,7 +79,7 @@ pub(super) async fn inputs(
         variables,
         image: deployed(object, around),
         registry,
-        setup_script: if step == sprites::SETUP {
+        setup_script: if step == STEP_SETUP {
             setup_script(template, &namespace, ctx).await?
         } else {
             None

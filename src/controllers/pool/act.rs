@@ -148,6 +148,27 @@ pub(in crate::controllers) fn new_instance(
     instance
 }
 
+/// Notes on instances that a creation has answered their claim.
+pub(super) async fn note_answered(
+    judged: &[Arc<AgentInstance>],
+    decision: &Decision,
+    ctx: &Ctx,
+) -> Result<(), K8sError> {
+    let answered = |i: &&Arc<AgentInstance>| decision.answered.contains(&i.name_any());
+    for instance in judged.iter().filter(answered) {
+        let Some(claim) = &instance.spec.claim else {
+            continue;
+        };
+        let namespace = instance.namespace().unwrap_or_default();
+        let api: Api<AgentInstance> = Api::namespaced(ctx.client.clone(), &namespace);
+        match patch::note_replaced(&api, &instance.name_any(), &claim.id).await {
+            Err(error) if !error.is_gone() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Deletes the members that the decision names, each at the version at which it was judged.
 pub(super) async fn delete(
     judged: &[Arc<AgentInstance>],

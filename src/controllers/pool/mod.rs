@@ -21,7 +21,7 @@ use super::ownership;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::agent_pool::{AgentPool, AgentPoolStatus, Request};
 use crate::api::condition::{ConditionType, Reason, find};
-use crate::api::{ANNOTATION_REQUESTS, POOL_FINALIZER, names};
+use crate::api::{ANNOTATION_REPLACED, ANNOTATION_REQUESTS, POOL_FINALIZER, names};
 use crate::clock::Monotonic;
 use crate::domain::backoff;
 use crate::domain::drift::{self, Present};
@@ -35,7 +35,7 @@ use crate::domain::pool::view::{Finished, Member, Refused, View};
 use crate::domain::template::Template;
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
-use act::{Build, create, creating, delete};
+use act::{Build, create, creating, delete, note_answered};
 
 /// How long an object that was created may take to show in the watch before it is looked for.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
@@ -201,6 +201,8 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     if !ctx.leadership.holds() {
         return Ok(super::NOT_LEADING);
     }
+    // Before the status: that it says what the pool wants is what makes later claims count.
+    note_answered(&judged, &decision, ctx).await?;
     let creating = creating(&view, &key, &decision, ctx);
     let new = status::status(&view, &decision, creating.clone());
     let (settled, held) = write(&api, &pool, &key, &new, ctx).await?;
@@ -312,6 +314,7 @@ fn member(instance: &AgentInstance, present: Option<&Present<'_>>) -> Member {
         phase: phase::phase_of(instance),
         protected: phase::is_protected(instance),
         creation_failed: failed.map(|v| v.message.clone()),
+        owed: owed(instance),
         reason: instance
             .status
             .as_ref()
@@ -320,6 +323,15 @@ fn member(instance: &AgentInstance, present: Option<&Present<'_>>) -> Member {
         drift: present.and_then(|present| drift::drift(instance, present)),
         created_at: instance.metadata.creation_timestamp.as_ref().map(|t| t.0),
     }
+}
+
+/// The id of the instance that is to answer the claim on this one; `None`: it is not handed out, or that is noted.
+fn owed(instance: &AgentInstance) -> Option<String> {
+    let claim = instance.spec.claim.as_ref()?;
+    // What came out of a backup was answered in its time, by whatever there was then.
+    let counts = phase::is_handed_out(instance) && !instance.spec.restored;
+    let noted = instance.annotations().get(ANNOTATION_REPLACED) == Some(&claim.id);
+    (counts && !noted).then(|| names::replacement_id(&claim.id))
 }
 
 /// The open requests of the API; a list that cannot be read is none.

@@ -90,12 +90,8 @@ fn places(ctx: &Ctx) -> Vec<Place> {
 /// A pool's scope, once the pool controller has resolved its names.
 pub fn scope_of(pool: &AgentPool) -> Option<Scope> {
     let resolved = &pool.status.as_ref()?.resolved;
-    let place = ["environmentId", "workspaceId"];
-    place.iter().find_map(|name| resolved.get(*name))?;
-    Some(fleet::resolved_scope(
-        &fleet::scope_of_pool(pool)?,
-        resolved,
-    ))
+    let scope = fleet::scope_of_pool(pool)?;
+    fleet::is_resolved(&scope, resolved).then(|| fleet::resolved_scope(&scope, resolved))
 }
 
 /// A source of the gauge of strays: every swept pool, every kind.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::decide::{Decision, decide};
 use super::outcome;
-use super::view::{Evidence, Limits, Listed, Memory, View};
+use super::view::{Beat, Evidence, Heartbeat, Limits, Listed, Memory, View};
 use crate::api::AgentInstance;
 use crate::api::condition::Reason;
 use crate::domain::agent::{AgentStatus, Dialect, Probe};
@@ -485,4 +485,111 @@ pub fn listings() -> Vec<Listed> {
     let mut all = vec![Listed::Unknown, Listed::Absent];
     all.extend(LIVENESS.map(present));
     all
+}
+
+// ---- a provider that restores, and whose machines sleep in stock ------------------------------------------------
+
+/// `keepAwake`: Always, Claimed, Never.
+pub const KEPT: [(Beat, Beat); 3] = [
+    (Beat::Always, Beat::Always),
+    (Beat::Never, Beat::Always),
+    (Beat::Never, Beat::WhileRunning),
+];
+
+pub const RECYCLE_STEPS: [&str; 5] = ["checkpoint", "restore", "files", "ready", "clean"];
+
+/// The same at such a provider, with a checkpoint where it has ids.
+pub fn billed(mut case: Case, (idle, in_use): (Beat, Beat)) -> Case {
+    case.limits.recycles = true;
+    case.limits.heartbeat = Some(Heartbeat {
+        every: seconds(20),
+        idle,
+        in_use,
+    });
+    if let Some(status) = &mut case.instance.status {
+        if let Some(provider) = &mut status.provider {
+            provider.checkpoint_id = Some("v1".into());
+        }
+        if let Some(runtime) = &mut status.runtime {
+            runtime.dialect = Some("Gateway".into());
+        }
+        status.token_seq = Some(1);
+    }
+    if case.instance.spec.release.is_some() {
+        case.plan = recycle_plan();
+    }
+    case.name.push_str(&format!(" {idle:?}/{in_use:?}"));
+    case
+}
+
+pub fn recycle_plan() -> Vec<StepSpec> {
+    let step = |step| StepSpec {
+        step,
+        repeat: Repeat::Safe,
+        deadline: seconds(60),
+        attempts: 2,
+    };
+    let [checkpoint, restore, files, ..] = RECYCLE_STEPS;
+    let mut plan: Vec<_> = [checkpoint, restore, files]
+        .into_iter()
+        .map(|s| step(Step::Provider(s)))
+        .collect();
+    plan.extend([step(Step::Ready), step(Step::Clean)]);
+    plan
+}
+
+/// Given back by its user, nothing done yet.
+pub fn given_back() -> Case {
+    let mut case = billed(claimed(), KEPT[1]).released("Recycle");
+    case.plan = recycle_plan();
+    case
+}
+
+/// Being restored, at this step.
+pub fn recycling(index: usize, state: &str) -> Case {
+    let mut case = given_back();
+    let steps: Vec<Value> = RECYCLE_STEPS[..=index]
+        .iter()
+        .enumerate()
+        .map(|(i, name)| {
+            let state = if i == index { state } else { "Done" };
+            json!({"name": name, "state": state, "attempt": 1})
+        })
+        .collect();
+    let operation =
+        json!({"id": "op", "kind": "Recycle", "planHash": "h", "index": index, "steps": steps});
+    let status = case.instance.status.get_or_insert_default();
+    status.operation = serde_json::from_value(operation).unwrap();
+    status.token_seq = Some(2);
+    case.name = format!("recycling {} {state}", RECYCLE_STEPS[index]);
+    case
+}
+
+/// Restored, its claim cleared and the turn raised, and not proven yet.
+pub fn restored() -> Case {
+    let mut case = recycling(4, "Intended");
+    case.instance.spec.claim = None;
+    case.instance.spec.release = None;
+    case.instance.spec.turn = 2;
+    case.name = "restored".into();
+    case
+}
+
+/// Built by a plan whose last step is a checkpoint, and every step of it done.
+pub fn checkpointed() -> Case {
+    let mut case = building(4, "Done");
+    case.plan.push(StepSpec {
+        step: Step::Provider("golden"),
+        repeat: Repeat::Safe,
+        deadline: seconds(60),
+        attempts: 2,
+    });
+    let status = case.instance.status.get_or_insert_default();
+    let operation = status.operation.as_mut().unwrap();
+    let mut last = operation.steps[4].clone();
+    last.name = "golden".into();
+    operation.steps.push(last);
+    operation.index = 6;
+    case.name = "checkpointed".into();
+    case
 }

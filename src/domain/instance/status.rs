@@ -27,6 +27,12 @@ pub fn is_adopting(status: Option<&AgentInstanceStatus>) -> bool {
     operation.is_some_and(|o| o.kind == ADOPT)
 }
 
+/// Whether it is being restored for its next user, or was and is not proven yet.
+pub fn is_recycling(status: Option<&AgentInstanceStatus>) -> bool {
+    let operation = status.and_then(|s| s.operation.as_ref());
+    operation.is_some_and(|o| o.kind == Operation::Recycle.as_str())
+}
+
 /// What a record needs beside view and decision: settled by the shell, random or secret-derived.
 #[derive(Clone, Debug)]
 pub struct Given {
@@ -118,7 +124,9 @@ fn observe_provider(new: &mut AgentInstanceStatus, view: &View<'_>) {
         if !waking || view.instance.spec.claim.is_some() {
             provider.state = Some(resource.liveness.as_str().to_owned());
         }
-        provider.deploy_status = resource.native_state.clone();
+        if view.limits.heartbeat.is_none() {
+            provider.deploy_status = resource.native_state.clone();
+        }
     }
 }
 
@@ -210,22 +218,18 @@ fn record(
                 provider.image.clone_from(&given.image);
                 provider.image_digest.clone_from(&given.image_digest);
             }
-            new.operation = Some(OperationStatus {
-                id: given.operation_id.clone(),
-                kind: if view.memory.fresh {
-                    Operation::Create.as_str().to_owned()
-                } else {
-                    ADOPT.to_owned()
-                },
-                plan_hash: plan_hash(view.plan),
-                index: 0,
-                steps: view
-                    .plan
-                    .first()
-                    .map(|s| intent(s, 1, given.now))
-                    .into_iter()
-                    .collect(),
-            });
+            let fresh = Operation::Create.as_str();
+            let kind = if view.memory.fresh { fresh } else { ADOPT };
+            new.operation = Some(begun(view.plan, kind, given));
+        }
+        Change::Recycle => {
+            // Once per recycling, in the write that begins it: whoever goes on with it writes the same new token. The
+            // last user has read the old one.
+            new.token_seq = Some(new.token_seq.unwrap_or(1) + 1);
+            if given.token_key.is_some() {
+                new.token_key.clone_from(&given.token_key);
+            }
+            new.operation = Some(begun(view.plan, Operation::Recycle.as_str(), given));
         }
         Change::Found(facts) => add_facts(new, facts),
         Change::Done(facts) => {
@@ -250,6 +254,10 @@ fn record(
         Change::Proven => {
             new.turn = Some(view.instance.spec.turn);
             new.operation = None;
+            // Of an earlier turn: nothing of its user stays.
+            if view.instance.spec.claim.is_none() {
+                new.claim = None;
+            }
             if let Some(provider) = &mut new.provider {
                 provider.woken_at = None;
             }
@@ -303,6 +311,7 @@ fn joined(
 /// A step that had to be sent was never done: nobody can have used the agent, and the rest is a creation.
 fn sent(new: &mut AgentInstanceStatus, view: &View<'_>) {
     if view.evidence.outcome.is_some()
+        && is_adopting(Some(new))
         && let Some(operation) = new.operation.as_mut()
     {
         operation.kind = Operation::Create.as_str().to_owned();
@@ -339,6 +348,17 @@ fn intent(spec: &StepSpec, attempt: i32, now: jiff::Timestamp) -> StepStatus {
         state: "Intended".to_owned(),
         attempt,
         started_at: Some(Time(now)),
+    }
+}
+
+fn begun(plan: &[StepSpec], kind: &str, given: &Given) -> OperationStatus {
+    let first = plan.first().map(|s| intent(s, 1, given.now));
+    OperationStatus {
+        id: given.operation_id.clone(),
+        kind: kind.to_owned(),
+        plan_hash: plan_hash(plan),
+        index: 0,
+        steps: first.into_iter().collect(),
     }
 }
 

@@ -7,10 +7,12 @@
 use std::time::Duration;
 
 use super::phase::{self, Phase};
+use super::status::is_recycling;
 use crate::api::AgentInstance;
+use crate::api::agent_instance::ReleaseMode;
 use crate::domain::agent::Probe;
 use crate::domain::drift::Drift;
-use crate::domain::plan::{Outcome, Seen, StepSpec, Trouble};
+use crate::domain::plan::{Operation, Outcome, Seen, StepSpec, Trouble};
 use crate::domain::resource::{Presence, Resource};
 
 /// What the latest usable listing says of an instance.
@@ -40,8 +42,41 @@ pub struct Evidence {
     pub removal: Option<Presence>,
     /// Whether the agent says that it was reset.
     pub reset: Option<bool>,
+    /// What looking inside the machine showed of what is left of a user.
+    pub inside: Option<Inside>,
     /// The call that failed in this pass, if one did.
     pub trouble: Option<Trouble>,
+}
+
+/// What is left of a user inside a machine, by its provider's look at the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// Nothing.
+    Clean,
+    /// Something; what, in words.
+    Dirty(String),
+}
+
+/// Who is asked how it fares, where the machine sleeps when nobody calls and is billed while it is awake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// At every beat, asleep or not: it is kept awake.
+    Always,
+    /// Only while the listing calls it running, and so rarely that it can fall asleep in between.
+    WhileRunning,
+    /// Never: the listing says enough, and wakes nothing.
+    Never,
+}
+
+/// How the agents of a provider whose sleepers stay in stock are looked after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// How often who is asked is asked.
+    pub every: Duration,
+    /// Those in stock.
+    pub idle: Beat,
+    /// Those in use, or waiting for a person.
+    pub in_use: Beat,
 }
 
 /// What this process remembers of an instance.
@@ -79,6 +114,14 @@ pub struct Memory {
     pub permit: bool,
     /// Troubles in a row.
     pub failures: u32,
+    /// Heartbeats in a row without an answer, since it was last restarted.
+    pub silent_beats: u32,
+    /// How often it was restarted since it last answered.
+    pub restarts: u32,
+    /// How long ago it was last restarted.
+    pub restarted: Option<Duration>,
+    /// How long ago its provider was last asked to keep it awake.
+    pub held: Option<Duration>,
 }
 
 /// The limits that apply, from the pool or, where it is gone, their defaults.
@@ -102,6 +145,10 @@ pub struct Limits {
     pub list_lag: Duration,
     /// It may sleep: its template lets it, or cannot be read now.
     pub may_sleep: bool,
+    /// Its provider can restore it for the next user, and look inside it.
+    pub recycles: bool,
+    /// Its provider's sleepers are in stock, and this is how they are looked after; `None`: a sleeper is out of stock.
+    pub heartbeat: Option<Heartbeat>,
     /// In what it is not what its pool would build now.
     pub drift: Option<Drift>,
 }
@@ -118,6 +165,8 @@ impl Default for Limits {
             allow_unknown_clean: false,
             list_lag: Duration::from_secs(30),
             may_sleep: false,
+            recycles: false,
+            heartbeat: None,
             drift: None,
         }
     }
@@ -127,7 +176,7 @@ impl Default for Limits {
 pub struct View<'a> {
     /// The object, as read last.
     pub instance: &'a AgentInstance,
-    /// The plan of its creation.
+    /// The plan of the operation that it is in or begins: of its recycling where [`operation_of`] says so, else of its creation.
     pub plan: &'a [StepSpec],
     /// What the latest listing says.
     pub listed: Listed,
@@ -147,5 +196,16 @@ impl View<'_> {
     /// The instance's phase.
     pub fn phase(&self) -> Phase {
         phase::phase_of(self.instance)
+    }
+}
+
+/// Which operation an instance is in or begins next, its destruction aside.
+pub fn operation_of(instance: &AgentInstance) -> Operation {
+    let release = instance.spec.release.as_ref();
+    let given_back = release.is_some_and(|r| r.mode == ReleaseMode::Recycle);
+    if given_back || is_recycling(instance.status.as_ref()) {
+        Operation::Recycle
+    } else {
+        Operation::Create
     }
 }

@@ -9,11 +9,10 @@ use std::time::Duration;
 use super::rollout::{self, Rollout};
 use super::view::{Counts, Finished, ProviderHealth, View};
 use super::words::summarise;
-use crate::api::agent_pool::{DeletionPolicy, Pausable, Replacement, RequestKind};
+use crate::api::agent_pool::{DeletionPolicy, Pausable, RequestKind};
 use crate::api::condition::Reason;
 use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
-use crate::domain::template;
 
 /// The most ids that may be listed in `status.creating`.
 pub const CREATING_MAX: usize = 50;
@@ -25,6 +24,8 @@ pub const REPLENISH_MAX: i32 = 20;
 pub struct Decision {
     /// Ids of new instances, to be recorded before they are created.
     pub create: Vec<String>,
+    /// Names of instances whose claim a creation has answered: to be noted on them.
+    pub answered: Vec<String>,
     /// Names of instances to delete.
     pub delete: Vec<String>,
     /// Let the pool go.
@@ -113,13 +114,19 @@ pub fn decide(view: &View<'_>) -> Decision {
         (view.wanted() - counts.get(Phase::Idle) - counts.get(Phase::Provisioning)).max(0);
     let blocked = blocked(view, &decision.breaker);
     let slots = i32::try_from(CREATING_MAX.saturating_sub(unseen)).unwrap_or(0);
-    let mut ids = view.fresh_ids.iter().cloned();
-
+    let debts = view.debts();
+    let owed = i32::try_from(debts.open.len()).unwrap_or(i32::MAX);
+    decision.answered = debts.answered;
     let automatic = if blocked.is_none() && !spec.paused.contains(&Pausable::Refill) {
-        deficit.min(room).min(slots)
+        deficit.max(owed).min(room).min(slots)
     } else {
         0
     };
+    // What is owed comes first, and fills the pool like any other.
+    let now = usize::try_from(automatic).unwrap_or(0);
+    decision.create.extend(debts.open.into_iter().take(now));
+    let automatic = automatic - i32::try_from(decision.create.len()).unwrap_or(automatic);
+    let mut ids = view.fresh_ids.iter().cloned();
     decision
         .create
         .extend(ids.by_ref().take(usize::try_from(automatic).unwrap_or(0)));
@@ -144,13 +151,6 @@ pub fn decide(view: &View<'_>) -> Decision {
 fn blocked(view: &View<'_>, breaker: &Breaker) -> Option<(Reason, String)> {
     if let Some(why) = &view.unsupported {
         return Some((Reason::NotSupported, why.clone()));
-    }
-    if template::replacement(&view.pool.spec) == Replacement::OneForOne {
-        return Some((
-            Reason::NotSupported,
-            "spec.replacement: OneForOne is not available in this version; use ToMinIdle"
-                .to_owned(),
-        ));
     }
     match &view.provider {
         ProviderHealth::Pending => {

@@ -187,6 +187,89 @@ fn a_large_pool_is_filled_in_parts() {
     assert_eq!(parts, [50, 50, 20, 0]);
 }
 
+// ---- one for each claim -----------------------------------------------------------------------------------------
+
+/// A pool that has wanted one for each claim before, with so many idle and claimed ones that nobody has answered.
+fn one_for_one(spec: serde_json::Value, idle: usize, owing: usize) -> World {
+    let mut world = world(spec);
+    world.pool.spec.replacement = Some(crate::api::agent_pool::Replacement::OneForOne);
+    world.pass();
+    world.status().creating.clear();
+    world = world.with(Phase::Idle, idle).with(Phase::Claimed, owing);
+    for member in &mut world.members {
+        member.owed = (member.phase == Phase::Claimed).then(|| format!("for-{}", member.id));
+    }
+    world
+}
+
+#[test]
+fn a_claim_starts_exactly_one_creation_whatever_is_idle() {
+    let of = |idle, owing| creates(&one_for_one(json!({"minIdle": 3}), idle, owing));
+    assert_eq!(of(5, 0), 0);
+    assert_eq!(of(4, 1), 1);
+    assert_eq!(of(5, 2), 2);
+    // What is owed fills the pool too: not both.
+    assert_eq!((of(2, 1), of(1, 1), of(0, 1)), (1, 2, 3));
+    let mut world = one_for_one(json!({"minIdle": 3}), 4, 1);
+    assert_eq!(world.pass().create, ["for-claimed0"]);
+    for _ in 0..3 {
+        assert!(world.pass().create.is_empty(), "listed");
+    }
+    world.create();
+    let decision = world.pass();
+    assert_eq!(
+        (decision.create.len(), decision.answered.as_slice()),
+        (0, &["agent-claimed0".to_owned()][..])
+    );
+    // Noted: nothing is owed, whatever becomes of the one that answered.
+    world.members.iter_mut().for_each(|m| m.owed = None);
+    world.members.retain(|m| m.id != "for-claimed0");
+    let decision = world.pass();
+    assert!(decision.create.is_empty() && decision.answered.is_empty());
+}
+
+#[test]
+fn what_is_owed_waits_for_room_and_for_a_pause_to_end() {
+    let of = |spec| creates(&one_for_one(spec, 4, 2));
+    assert_eq!(of(json!({"minIdle": 3, "maxTotal": 6})), 0);
+    assert_eq!(of(json!({"minIdle": 3, "maxTotal": 7})), 1);
+    assert_eq!(of(json!({"minIdle": 3, "maxTotal": 8})), 2);
+    assert_eq!(of(json!({"minIdle": 3, "paused": ["Refill"]})), 0);
+}
+
+/// A pool that is switched to it does not answer every claim of its past at once.
+#[test]
+fn what_was_claimed_before_the_pool_wanted_it_is_owed_nothing() {
+    let mut world = one_for_one(json!({"minIdle": 3}), 3, 50);
+    world
+        .status()
+        .resolved
+        .insert("replacement".into(), "ToMinIdle".into());
+    let decision = world.pass();
+    assert_eq!((decision.create.len(), decision.answered.len()), (0, 50));
+    assert_eq!(world.status().resolved["replacement"], "OneForOne");
+    let mut lost = one_for_one(json!({"minIdle": 3}), 3, 50);
+    lost.pool.status = None;
+    assert_eq!(creates(&lost), 0);
+    // And one that only fills up to its minimum owes nothing at all.
+    let mut other = one_for_one(json!({"minIdle": 3}), 3, 50);
+    other.pool.spec.replacement = None;
+    assert_eq!((creates(&other), other.decide().answered.len()), (0, 0));
+}
+
+/// Whoever decides, on whatever view: the same id, so that the API server makes one of them.
+#[test]
+fn two_leaders_and_a_kill_make_one() {
+    let mut one = one_for_one(json!({"minIdle": 3}), 4, 1);
+    let mut other = one.clone();
+    assert_eq!(one.pass().create, other.pass().create);
+    // Killed between the list and the object: the list is gone on with. Killed before the list: decided anew.
+    one.create();
+    assert!(one.pass().create.is_empty());
+    other.status().creating.clear();
+    assert_eq!(other.pass().create, ["for-claimed0"]);
+}
+
 // ---- what holds back ------------------------------------------------------------------------------------------
 
 #[test]
@@ -208,10 +291,6 @@ fn whatever_holds_creations_back_says_so() {
         w.provider =
             ProviderHealth::Degraded(Default::default(), trouble(Reason::ProviderUnavailable));
     });
-    cases.push((
-        world(json!({"replacement": "OneForOne"})),
-        Reason::NotSupported,
-    ));
     cases.push((world(json!({"paused": ["Refill"]})), Reason::Paused));
     for (world, reason) in cases {
         assert_eq!((creates(&world), world.decide().reason), (0, Some(reason)));
@@ -320,10 +399,6 @@ fn replenish_is_lenient_in_its_count_and_capped_by_the_total() {
     assert_eq!(ask(open(), Some(1_000_000)), (Some(20), false, true));
     assert_eq!(ask(json!({"maxTotal": 5}), Some(4)), (Some(2), true, true));
     assert_eq!(ask(json!({"maxTotal": 3}), Some(4)), (Some(0), true, true));
-    assert_eq!(
-        ask(json!({"replacement": "OneForOne"}), Some(4)),
-        (Some(0), false, false)
-    );
 }
 
 #[test]

@@ -75,6 +75,7 @@ pub fn member(id: &str, phase: Phase) -> Member {
         protected: false,
         creation_failed: None,
         reason: None,
+        owed: None,
         drift: None,
         created_at: None,
     }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::decide::Decision;
-use super::view::{Counts, ProviderHealth, View};
+use super::view::{Counts, ProviderHealth, RESOLVED_REPLACEMENT, View};
 use crate::api::agent_pool::{AgentPoolStatus, BreakerStatus, RequestAnswer};
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::api::{LABEL_POOL, names};
@@ -104,7 +104,7 @@ fn resolved(
         format!("{:?}", template::on_release(spec)),
     );
     resolved.insert(
-        "replacement".to_owned(),
+        RESOLVED_REPLACEMENT.to_owned(),
         format!("{:?}", template::replacement(spec)),
     );
     match view.image.reference() {

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::api::AgentPool;
-use crate::api::agent_pool::{Pausable, Request};
+use crate::api::agent_pool::{Pausable, Replacement, Request};
 use crate::api::condition::Reason;
 use crate::domain::drift::Drift;
 use crate::domain::image::Image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::plan::Trouble;
 use crate::domain::sweep::Strays;
+use crate::domain::template;
+
+/// The key in `status.resolved` of what a claim sets off.
+pub const RESOLVED_REPLACEMENT: &str = "replacement";
 
 /// A member, as the pool's decision sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +31,9 @@ pub struct Member {
     pub creation_failed: Option<String>,
     /// Why it is where it is: its Ready condition's reason.
     pub reason: Option<Reason>,
+    /// It was handed out, and no creation has answered that yet: the id of the one that does, where a pool wants one for
+    /// each claim. It follows from the claim, so that whoever creates it, and however often, it is one.
+    pub owed: Option<String>,
     /// In what it is not what the pool would build now.
     pub drift: Option<Drift>,
     /// The time the API server created it, for order.
@@ -153,7 +160,42 @@ pub struct View<'a> {
     pub release: &'a str,
 }
 
+/// What a pool that wants one creation for each claim owes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Debts {
+    /// Ids still to be created.
+    pub open: Vec<String>,
+    /// Objects whose claim is answered: to be noted on them.
+    pub answered: Vec<String>,
+}
+
 impl View<'_> {
+    /// What is owed for claims (`replacement: OneForOne`).
+    ///
+    /// It is read off the objects: a claim that is not noted as answered, and whose replacement is neither listed as being
+    /// created nor there. What was claimed before the pool came to want this is owed nothing.
+    pub fn debts(&self) -> Debts {
+        let mut debts = Debts::default();
+        if template::replacement(&self.pool.spec) != Replacement::OneForOne {
+            return debts;
+        }
+        let status = self.pool.status.as_ref();
+        let wanted_before = status
+            .and_then(|s| s.resolved.get(RESOLVED_REPLACEMENT))
+            .is_some_and(|r| *r == format!("{:?}", Replacement::OneForOne));
+        for member in self.members {
+            let Some(id) = &member.owed else { continue };
+            let made = self.members.iter().any(|m| &m.id == id);
+            let listed = status.is_some_and(|s| s.creating.contains(id));
+            if made || !wanted_before {
+                debts.answered.push(member.object.clone());
+            } else if !listed {
+                debts.open.push(id.clone());
+            }
+        }
+        debts
+    }
+
     /// How many should be idle or on their way there: the minimum, and one for each claim that waits.
     pub fn wanted(&self) -> i32 {
         let served = !self.pool.spec.paused.contains(&Pausable::Claims);

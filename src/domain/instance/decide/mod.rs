@@ -6,8 +6,10 @@
 
 mod claiming;
 mod expiry;
+mod heartbeat;
 mod pending;
 mod provisioning;
+mod recycling;
 mod removal;
 mod restored;
 mod sleep;
@@ -18,8 +20,8 @@ use std::time::Duration;
 
 use super::outcome;
 use super::phase::{self, Phase};
-use super::status::is_adopting;
-use super::view::{Listed, View};
+use super::status::{is_adopting, is_recycling};
+use super::view::{Beat, Inside, Listed, View};
 use crate::api::ANNOTATION_ABANDON;
 use crate::api::agent_instance::{AgentInstance, OperationStatus, ReleaseMode, StepStatus};
 use crate::api::condition::Reason;
@@ -32,17 +34,19 @@ pub use claiming::{ASK_AFTER_DEADLINE, QUARANTINE, QUARANTINE_GRACE, QUARANTINE_
 use claiming::{claiming, rejected};
 pub use expiry::SEEN_BEFORE_EXPIRY;
 use expiry::expired;
+pub use heartbeat::{LET_SLEEP, RESTARTS, SILENT_BEATS};
 pub use pending::GAVE_UP;
 use pending::pending;
 pub use provisioning::{current, progress_poll};
 use provisioning::{done, provisioning, troubled};
+use recycling::{not_restorable, recycling};
 use removal::removal;
 pub use restored::is_adopted;
 use restored::status_lost;
 use sleep::asleep;
 pub use stock::lost_its_volume;
 use stock::{claimed, crashed, idle};
-use verify::{dead_at_the_provider, missing, verify};
+use verify::{dead_at_the_provider, missing, proven, verify};
 
 /// Two looks that are to prove something are at least this far apart.
 pub const TWICE_APART: Duration = Duration::from_secs(5);
@@ -57,6 +61,8 @@ const LATEST: Duration = Duration::from_secs(3600);
 pub const WAKE_LIMIT: Duration = Duration::from_secs(33);
 /// How often an agent that should become ready is probed.
 const READY_POLL: Duration = Duration::from_secs(1);
+/// The same at a provider that bills for being awake: nobody waits for it within the second.
+const READY_POLL_BILLED: Duration = Duration::from_secs(3);
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +77,12 @@ pub enum Action {
     Perform(usize),
     /// Probe the agent.
     Probe,
+    /// Have the provider look inside the machine for what is left of a user.
+    LookInside,
+    /// Have the provider wake the machine and start the agent in it anew.
+    Restart,
+    /// Have the provider keep the machine awake: its agent has to listen.
+    Hold,
     /// Read the resource directly.
     Observe,
     /// Ask the provider to remove the resource.
@@ -90,6 +102,8 @@ pub enum Action {
 pub enum Change {
     /// The creation begins: the first step is intended.
     Begin,
+    /// Its restoration for the next user begins: the first step is intended, and its token is a new one.
+    Recycle,
     /// What was observed is lost; these ids are found again.
     Found(Facts),
     /// The present step is done and made this; the next one is intended, or the operation is over.
@@ -196,6 +210,9 @@ fn judged_by_situation(view: &View<'_>) -> Decision {
         );
     }
     if let Some(verdict) = instance.status.as_ref().and_then(|s| s.verdict.as_ref()) {
+        if instance.spec.release.is_some() {
+            return not_restorable(view, &verdict.message);
+        }
         return judged(view, &verdict.state, &verdict.reason, &verdict.message);
     }
     if let Some(rejected) = outcome::of(instance).and_then(|o| rejected(view, o)) {
@@ -203,12 +220,7 @@ fn judged_by_situation(view: &View<'_>) -> Decision {
     }
     match view.phase() {
         Phase::Claiming => claiming(view),
-        Phase::Recycling => decision(
-            Action::Wait,
-            Reason::NotSupported,
-            "recycling is not available in this version: use spec.release.mode Destroy",
-            view.limits.tick,
-        ),
+        Phase::Recycling => recycling(view),
         Phase::Claimed | Phase::PendingAcceptance | Phase::Sleeping
             if instance.spec.claim.is_some() =>
         {

@@ -98,12 +98,17 @@ fn next_look(view: &View<'_>) -> Duration {
 /// When it is asked next. The first time of a process has a moment of its own for each agent, see [`stock::share_of`].
 fn until_poll(view: &View<'_>) -> Duration {
     let memory = &view.memory;
+    let least = match heartbeat::beat(view) {
+        Some(Beat::WhileRunning) => LET_SLEEP,
+        _ => Duration::ZERO,
+    };
     let every = match memory.unbound_for {
         // It did not wait when it was last asked: the second reading.
         Some(_) if watches(view) => UNBOUND_APART,
         _ if memory.phase_for < POLLED_OFTEN_FOR => POLL,
         _ => POLL_LATER,
-    };
+    }
+    .max(least);
     match memory.probed {
         _ if memory.probe_asked => Duration::ZERO,
         Some(ago) if ago <= memory.phase_for => every.saturating_sub(ago),
@@ -113,6 +118,9 @@ fn until_poll(view: &View<'_>) -> Duration {
 
 /// A sleeper too: the person may be about to accept, and asking wakes it.
 fn may_be_asked(view: &View<'_>) -> bool {
+    if let Some(may) = heartbeat::may_be_asked(view) {
+        return may;
+    }
     match &view.listed {
         Listed::Present(r) => matches!(r.liveness, Liveness::Running | Liveness::Sleeping),
         Listed::Unknown => {

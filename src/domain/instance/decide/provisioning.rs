@@ -48,7 +48,7 @@ fn building(view: &View<'_>) -> Decision {
             .and_then(|p| p.id.as_ref())
         {
             // Back from a claim that was refused: proven again before it is in stock.
-            Some(_) => verify(view, true),
+            Some(_) => verify(view, Some(proven())),
             None if view.plan.is_empty() => no_plan(),
             None => decision(
                 Action::Record(Change::Begin),
@@ -58,8 +58,15 @@ fn building(view: &View<'_>) -> Decision {
             ),
         };
     };
+    // Restored, and its user's claim is cleared: proven for its new turn.
+    if is_recycling(status) {
+        return verify(view, Some(proven()));
+    }
     if view.plan.is_empty() {
         return no_plan();
+    }
+    if is_finished(view.plan, operation) {
+        return verify(view, Some(proven()));
     }
     match current(view.plan, operation) {
         Some((index, spec, recorded)) => step(view, index, spec, recorded),
@@ -72,7 +79,7 @@ fn building(view: &View<'_>) -> Decision {
 }
 
 /// The template or the provider's credential cannot be read now: no fault of the instance.
-fn no_plan() -> Decision {
+pub(super) fn no_plan() -> Decision {
     decision(
         Action::Wait,
         Reason::Pending,
@@ -91,7 +98,22 @@ pub fn current<'a>(
     (recorded.name == spec.step.name()).then_some((index, spec, recorded))
 }
 
-fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -> Decision {
+/// Every step is done, and the last one was not the proof that the agent is ready and clean.
+fn is_finished(plan: &[StepSpec], operation: &OperationStatus) -> bool {
+    usize::try_from(operation.index) == Ok(plan.len())
+        && operation.steps.len() == plan.len()
+        && plan
+            .iter()
+            .zip(&operation.steps)
+            .all(|(spec, recorded)| recorded.name == spec.step.name())
+}
+
+pub(super) fn step(
+    view: &View<'_>,
+    index: usize,
+    spec: &StepSpec,
+    recorded: &StepStatus,
+) -> Decision {
     let name = recorded.name.clone();
     match spec.step {
         Step::Ready | Step::Clean if view.memory.step_known_for >= spec.deadline => judge(
@@ -102,7 +124,8 @@ fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -
                 spec.deadline.as_secs()
             ),
         ),
-        Step::Ready | Step::Clean => verify(view, spec.step == Step::Clean),
+        Step::Ready => verify(view, None),
+        Step::Clean => verify(view, Some(once_clean(view, index))),
         Step::Service(_) => judge(
             Judgement::Dead,
             Reason::NotSupported,
@@ -110,6 +133,17 @@ fn step(view: &View<'_>, index: usize, spec: &StepSpec, recorded: &StepStatus) -
         ),
         Step::Provider(_) if recorded.state == "Running" => running(view, index, spec, recorded),
         Step::Provider(_) => intended(view, index, spec, recorded),
+    }
+}
+
+/// What follows when the agent is found clean: further steps, or the end of the operation.
+fn once_clean(view: &View<'_>, index: usize) -> Decision {
+    if index + 1 < view.plan.len() {
+        done("clean", Facts::new())
+    } else if is_recycling(view.instance.status.as_ref()) {
+        recycling::restored()
+    } else {
+        proven()
     }
 }
 

@@ -9,11 +9,16 @@ pub(super) fn idle(view: &View<'_>) -> Decision {
     if let Some(dead) = without_volume(view) {
         return dead;
     }
-    if let Some(sleeper) = asleep(view) {
+    if view.limits.heartbeat.is_none()
+        && let Some(sleeper) = asleep(view)
+    {
         return sleeper;
     }
     if let Some(unfit) = view.evidence.probe.as_ref().and_then(unfit) {
         return unfit;
+    }
+    if let Some(restart) = heartbeat::silent(view) {
+        return restart;
     }
     let clean = "ready, unbound and clean";
     // It may be claimed all the same: what is newer is only nicer.
@@ -81,25 +86,25 @@ pub(super) fn unfit(probe: &Probe) -> Option<Decision> {
 }
 
 fn probe_is_due(view: &View<'_>) -> bool {
-    running_at_the_provider(view) && until_probe(view) <= Duration::from_millis(200)
+    may_be_asked(view) && until_probe(view) <= Duration::from_millis(200)
 }
 
 /// When the next probe is due. What does not run is not probed: the next listing tells more.
 fn probe_in(view: &View<'_>) -> Duration {
-    if !running_at_the_provider(view) {
+    if !may_be_asked(view) {
         return view.limits.tick;
     }
     until_probe(view).max(Duration::from_millis(200))
 }
 
-/// A tick after the last probe. The first one of a process has a moment of its own for each agent within the first
+/// A tick, or a heartbeat, after the last probe. The first one of a process has a moment of its own for each agent within the first
 /// tick: after a restart thousands would be asked at once.
 fn until_probe(view: &View<'_>) -> Duration {
-    let tick = view.limits.tick;
+    let every = heartbeat::every(view);
     match view.memory.probed {
         _ if view.memory.probe_asked => Duration::ZERO,
-        Some(ago) => tick.saturating_sub(ago),
-        None => share_of(tick, &view.instance.spec.id).saturating_sub(view.memory.known_for),
+        Some(ago) => every.saturating_sub(ago),
+        None => share_of(every, &view.instance.spec.id).saturating_sub(view.memory.known_for),
     }
 }
 
@@ -109,6 +114,10 @@ pub(super) fn share_of(duration: Duration, id: &str) -> Duration {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     duration.mul_f64((hash % 1000) as f64 / 1000.0)
+}
+
+fn may_be_asked(view: &View<'_>) -> bool {
+    heartbeat::may_be_asked(view).unwrap_or_else(|| running_at_the_provider(view))
 }
 
 /// A sleeper is never probed: that would wake it.
@@ -165,7 +174,7 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             Liveness::Created if lost_its_deployment(view) => {
                 return ended(view, Judgement::Crashed);
             }
-            Liveness::Sleeping if !waits => {
+            Liveness::Sleeping if !waits && view.limits.heartbeat.is_none() => {
                 return decision(
                     Action::Wait,
                     Reason::Sleeping,
@@ -190,6 +199,9 @@ pub(super) fn claimed(view: &View<'_>) -> Decision {
             "claimed, and found again by name and owner mark; what was observed before is lost, so it is left alone",
             view.limits.tick,
         );
+    }
+    if let Some(decision) = heartbeat::silent(view).or_else(|| heartbeat::deaf(view)) {
+        return decision;
     }
     if waits {
         return pending(view);

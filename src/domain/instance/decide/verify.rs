@@ -2,14 +2,19 @@
 
 use super::*;
 
-/// Ready, and with `clean` also unbound and clean: judged by one probe.
-pub(super) fn verify(view: &View<'_>, clean: bool) -> Decision {
+/// Ready, and where it is to be `clean` also unbound and clean: judged by one probe, and by a look inside where the
+/// provider can. `clean` is what is decided then.
+pub(super) fn verify(view: &View<'_>, clean: Option<Decision>) -> Decision {
     if let Some(dead) = dead_at_the_provider(view) {
         return dead;
     }
-    let waiting = |why: String| decision(Action::Wait, Reason::Booting, why, READY_POLL);
+    let poll = match view.limits.heartbeat {
+        Some(_) => READY_POLL_BILLED,
+        None => READY_POLL,
+    };
+    let waiting = |why: String| decision(Action::Wait, Reason::Booting, why, poll);
     match &view.evidence.probe {
-        None if view.memory.probed.is_some_and(|ago| ago < READY_POLL) => {
+        None if view.memory.probed.is_some_and(|ago| ago < poll) => {
             waiting("waiting for the agent to become ready".to_owned())
         }
         None => decision(
@@ -31,12 +36,14 @@ pub(super) fn verify(view: &View<'_>, clean: bool) -> Decision {
         Some(Probe::Answered { status, .. }) if !status.ready => {
             waiting("the agent answers, but is not ready".to_owned())
         }
-        Some(Probe::Answered { .. }) if !clean => done("ready", Facts::new()),
-        Some(Probe::Answered { status, .. }) => cleanliness(view, status),
+        Some(Probe::Answered { status, .. }) => match clean {
+            None => done("ready", Facts::new()),
+            Some(clean) => cleanliness(view, status, clean),
+        },
     }
 }
 
-fn cleanliness(view: &View<'_>, status: &AgentStatus) -> Decision {
+fn cleanliness(view: &View<'_>, status: &AgentStatus, clean: Decision) -> Decision {
     if status.conversation.is_some() {
         return judge(
             Judgement::Tainted,
@@ -55,8 +62,9 @@ fn cleanliness(view: &View<'_>, status: &AgentStatus) -> Decision {
             Reason::NotClean,
             "the agent says that it is not clean",
         ),
-        Some(true) => proven(),
-        None if view.limits.allow_unknown_clean || never_called(view) => proven(),
+        _ if view.limits.recycles => inside(view, clean),
+        Some(true) => clean,
+        None if view.limits.allow_unknown_clean || never_called(view) => clean,
         None => judge(
             Judgement::Tainted,
             Reason::NotClean,
@@ -65,7 +73,32 @@ fn cleanliness(view: &View<'_>, status: &AgentStatus) -> Decision {
     }
 }
 
-fn proven() -> Decision {
+/// What its provider finds in the machine: a file says more than the agent, and a gateway cannot tell at all.
+fn inside(view: &View<'_>, clean: Decision) -> Decision {
+    let being_made = view
+        .instance
+        .status
+        .as_ref()
+        .is_some_and(|s| s.operation.is_some());
+    match &view.evidence.inside {
+        None => decision(
+            Action::LookInside,
+            Reason::Booting,
+            "ready and unbound: looking whether anything of a user is left in it",
+            Duration::ZERO,
+        ),
+        Some(Inside::Clean) => clean,
+        // Never put into a checkpoint, and nothing to keep for a look that the message does not tell.
+        Some(Inside::Dirty(text)) if being_made => judge(
+            Judgement::Dead,
+            Reason::CreateFailed,
+            format!("not clean: {text}"),
+        ),
+        Some(Inside::Dirty(text)) => judge(Judgement::Tainted, Reason::NotClean, text.clone()),
+    }
+}
+
+pub(super) fn proven() -> Decision {
     decision(
         Action::Record(Change::Proven),
         Reason::Idle,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::super::super::fixture::*;
 use super::super::super::outcome;
-use super::super::super::view::{Evidence, Memory};
+use super::super::super::view::{Evidence, Inside, Memory};
 use super::super::{CLAIMING_SHOWN_AFTER, TWICE_APART, UNBOUND_APART};
 use crate::api::condition::Reason;
 use crate::domain::invariant::broken;
@@ -112,6 +112,47 @@ fn in_stock_or_use() -> Vec<Case> {
     all
 }
 
+/// At a provider that restores, and whose machines sleep in stock and are billed while they are awake.
+fn billed_ones() -> Vec<Case> {
+    let mut all = vec![];
+    for keep in KEPT {
+        for case in [
+            idle(),
+            claimed(),
+            pending(),
+            claiming(),
+            building(4, "Intended"),
+        ] {
+            all.extend([billed(case.clone(), keep), billed(case, keep).protected()]);
+        }
+    }
+    let of = |case| billed(case, KEPT[1]);
+    for case in [
+        idle(),
+        claimed(),
+        pending(),
+        claiming(),
+        back(),
+        status_lost(),
+        fresh(),
+    ] {
+        let case = of(case).released("Recycle");
+        all.extend([case.clone(), case.protected()]);
+    }
+    for index in 0..RECYCLE_STEPS.len() {
+        for state in ["Intended", "Running", "Failed"] {
+            all.extend([recycling(index, state), recycling(index, state).protected()]);
+        }
+    }
+    let verdict = of(claimed())
+        .judged("Crashed", Reason::Gone)
+        .released("Recycle");
+    let mut other = recycling(1, "Intended");
+    other.plan = plan(Repeat::Safe);
+    all.extend([restored(), of(back()), of(checkpointed()), verdict, other]);
+    all
+}
+
 fn ending() -> Vec<Case> {
     let mut all = vec![];
     for case in [
@@ -194,6 +235,15 @@ fn evidences() -> Vec<(Evidence, Option<Seen>)> {
             ..none()
         });
     }
+    for inside in [Inside::Clean, Inside::Dirty("m".into())] {
+        for probe in [None, Some(bound_to(None)), Some(bound_to(Some("c2")))] {
+            all.push(Evidence {
+                inside: Some(inside.clone()),
+                probe,
+                ..none()
+            });
+        }
+    }
     for reset in [false, true] {
         for probe in [None, Some(bound_to(None)), Some(bound_to(Some("c2")))] {
             all.push(Evidence {
@@ -241,7 +291,7 @@ fn evidences() -> Vec<(Evidence, Option<Seen>)> {
     all
 }
 
-const TIMES: usize = 9;
+const TIMES: usize = 12;
 
 /// A memory whose nth time is `times(n)` of its own limit.
 fn memory(permit: bool, times: impl Fn(usize, Duration) -> Option<Duration>) -> Memory {
@@ -262,6 +312,10 @@ fn memory(permit: bool, times: impl Fn(usize, Duration) -> Option<Duration>) -> 
         fresh: permit,
         permit,
         failures: u32::from(permit) * 40,
+        silent_beats: u32::from(permit) * 3,
+        restarts: if times(9, seconds(1)).is_some() { 3 } else { 0 },
+        restarted: at(10, limits.tick),
+        held: at(11, limits.tick),
     }
 }
 
@@ -330,6 +384,11 @@ fn every_rule_holds_in_stock_and_in_use() {
 }
 
 #[test]
+fn every_rule_holds_where_machines_are_restored_and_sleep_in_stock() {
+    assert_nothing_broken(billed_ones());
+}
+
+#[test]
 fn every_rule_holds_at_the_end() {
     assert_nothing_broken(ending());
 }
@@ -340,6 +399,7 @@ fn every_rule_holds_for_every_answer_of_an_agent() {
     cases.push(building(4, "Intended").spec("restored", json!(true)));
     cases.extend([adopting(3, "Intended"), adopting(4, "Intended")]);
     cases.extend(in_stock_or_use());
+    cases.extend(billed_ones());
     let ages = [
         Memory::default(),
         memory(false, |_, limit| Some(limit)),

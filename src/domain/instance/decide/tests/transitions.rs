@@ -320,7 +320,7 @@ fn released_by_its_user_is_terminating_even_when_crashed() {
 }
 
 #[test]
-fn recycling_waits_because_no_provider_of_this_version_can() {
+fn a_provider_that_cannot_restore_is_not_asked_to() {
     for listed in listings() {
         let mut case = claimed().released("Recycle").memory(|m| m.phase_for = OVER);
         case.listed = listed;
