@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::rows;
 use crate::api::AgentInstance;
-use crate::operations::members;
+use crate::operations::{OperationError, members};
 
 /// Each member of the report says by itself what went wrong with it; the call itself fails only where nobody answers.
 pub async fn debug(call: &Call) -> Result<Response, ApiError> {
@@ -17,7 +17,13 @@ pub async fn debug(call: &Call) -> Result<Response, ApiError> {
     let Some(instance) = found.into_iter().find(|i| i.spec.id == call.id) else {
         return Err(ApiError::not_found("not found"));
     };
-    let report = call.state.operations.diagnose(&pool, &call.id).await?;
+    let report = match call.state.operations.diagnose(&pool, &call.id).await {
+        // It went between the look into the cache and the controller's.
+        Err(OperationError::Failed(why)) if why == "not found" => {
+            return Err(ApiError::not_found("not found"));
+        }
+        other => other?,
+    };
     let report: Value = serde_json::from_str(&report).unwrap_or_default();
     Ok(Json(shape(&instance, &report)).into_response())
 }

@@ -126,6 +126,12 @@ pub static ROUTES: &[Route] = &[
         Endpoint::Status,
     ),
     route(
+        Method::GET,
+        "/api/pool/debug/{id}",
+        Access::Key,
+        Endpoint::Debug,
+    ),
+    route(
         Method::POST,
         "/api/pool/claim",
         Access::Key,
@@ -172,12 +178,6 @@ pub static ROUTES: &[Route] = &[
         "/api/pool/crashed/{id}",
         Access::Key,
         Endpoint::DismissCrashed,
-    ),
-    route(
-        Method::GET,
-        "/api/pool/debug/{id}",
-        Access::Key,
-        Endpoint::Debug,
     ),
     webhook("/webhooks/railway"),
     webhook("/webhooks/railway/{id}"),

@@ -94,6 +94,7 @@ async fn every_route_asks_for_its_key() {
 fn the_documented_routes_are_there() {
     let key = [
         "GET /api/pool/status",
+        "GET /api/pool/debug/{id}",
         "POST /api/pool/claim",
         "POST /api/pool/replenish",
         "POST /api/pool/drain",
@@ -102,7 +103,6 @@ fn the_documented_routes_are_there() {
         "DELETE /api/pool/instances/{id}",
         "DELETE /api/pool/instances/{id}/destroy",
         "DELETE /api/pool/crashed/{id}",
-        "GET /api/pool/debug/{id}",
     ];
     let line = |r: &agentpool::http::Route| format!("{} {}", r.method, r.path);
     let found: Vec<String> = ROUTES
