@@ -113,6 +113,11 @@ async fn a_task_from_inside_holds_it_awake() {
         .await;
     let task: Value = serde_json::from_str(&put.stdout).expect("the task");
     assert_eq!((put.exit, &task["name"]), (Some(0), &json!("agentpool")));
+    until("nothing is in flight", || async {
+        let state = sim.control("GET", "sprites/state", Value::Null).await.1;
+        state["sprites"][0]["holds"] == 0
+    })
+    .await;
     sim.put("sprites", json!({"advanceSeconds": 1000})).await;
     assert_eq!(sim.status_of_sprite("a-1").await, "running");
     assert_eq!(
