@@ -197,12 +197,8 @@ async fn a_webhook_makes_the_controller_look_and_nothing_else() {
     // Hints leave nothing behind on the pool.
     until("no request is left", LONG, || async {
         let pool = world.pool().await;
-        pool.metadata
-            .annotations
-            .unwrap_or_default()
-            .get("pool.convos.org/requests")
-            .is_none()
-            .then_some(())
+        let annotations = pool.metadata.annotations.unwrap_or_default();
+        (!annotations.contains_key("pool.convos.org/requests")).then_some(())
     })
     .await;
     assert!(world.sim.railway_calls("RwFleet").await <= lists + 4);

@@ -113,8 +113,10 @@ mod tests {
     #[test]
     fn a_revision_goes_when_nobody_named_it_for_an_hour() {
         let at = |s| Monotonic::default() + Duration::from_secs(s);
-        let mut known = Known::default();
-        known.all = HashMap::from([("p-1".into(), None), ("p-2".into(), None)]);
+        let mut known = Known {
+            all: HashMap::from([("p-1".into(), None), ("p-2".into(), None)]),
+            ..Known::default()
+        };
         let named = HashSet::from(["p-2".to_owned()]);
         assert!(known.unnamed(&named, false, false, at(0)).is_empty());
         assert!(known.unnamed(&named, false, false, at(3599)).is_empty());

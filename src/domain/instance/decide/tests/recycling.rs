@@ -192,8 +192,8 @@ fn whatever_does_not_work_out_ends_in_its_destruction() {
     assert_given_up(again);
     for inside in [None, Some(Inside::Dirty("~/.convos".into()))] {
         let mut dirty = recycling(4, "Intended").probe(bound_to(Some(CONVERSATION)));
-        if inside.is_some() {
-            dirty.evidence = found(inside.unwrap());
+        if let Some(inside) = inside {
+            dirty.evidence = found(inside);
         }
         assert_given_up(dirty);
     }
