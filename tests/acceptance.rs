@@ -249,18 +249,20 @@ fn a_test_that_fails_again_fails_the_run() {
 }
 
 #[test]
-fn four_that_failed_fail_the_run_and_three_do_not() {
-    let four = ["a::a", "a::b", "a::c", "a::d"];
-    let failed = run(&output_of(K8S, &four), &output_of(K8S, &[]));
+fn nine_that_failed_fail_the_run_and_eight_do_not() {
+    let nine = [
+        "a::a", "a::b", "a::c", "a::d", "a::e", "a::f", "a::g", "a::h", "a::i",
+    ];
+    let failed = run(&output_of(K8S, &nine), &output_of(K8S, &[]));
     assert!(
         !failed.ok && !failed.results.contains("run again"),
         "{}",
         failed.results
     );
-    assert_eq!(failed.summary.matches("FAILED ").count(), 4);
-    let flaky = run(&output_of(K8S, &four[..3]), &output_of(K8S, &[]));
+    assert_eq!(failed.summary.matches("FAILED ").count(), 9);
+    let flaky = run(&output_of(K8S, &nine[..8]), &output_of(K8S, &[]));
     assert!(flaky.ok, "{}", flaky.output);
-    assert_eq!(flaky.summary.matches("FLAKY ").count(), 3);
+    assert_eq!(flaky.summary.matches("FLAKY ").count(), 8);
 }
 
 #[test]
