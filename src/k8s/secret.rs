@@ -1,13 +1,14 @@
 //! Secrets by name: the pool's credentials and the release's root key. Never watched as a whole, never logged.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client, Resource};
 use secrecy::SecretString;
+use tokio::sync::watch;
 
 use super::CALL_LIMIT;
 use super::error::{K8sError, within};
@@ -182,22 +183,39 @@ pub async fn root_key(
 }
 
 /// The release's root keys, once they are read; shared by everything that derives tokens.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct RootKeys {
-    keys: Arc<RwLock<Option<Arc<RootKey>>>>,
+    keys: Arc<watch::Sender<Option<Arc<RootKey>>>>,
+}
+
+impl Default for RootKeys {
+    fn default() -> Self {
+        Self {
+            keys: Arc::new(watch::Sender::new(None)),
+        }
+    }
 }
 
 impl RootKeys {
     /// The keys; `None` until they were read for the first time.
     pub fn get(&self) -> Option<Arc<RootKey>> {
-        self.keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.keys.borrow().clone()
+    }
+
+    /// The keys, as soon as they are read for the first time. Cancel-safe; without a bound in time.
+    pub async fn read(&self) -> Arc<RootKey> {
+        let mut changes = self.keys.subscribe();
+        loop {
+            if let Some(keys) = self.get() {
+                return keys;
+            }
+            // Never closed: this holds the sender.
+            let _ = changes.changed().await;
+        }
     }
 
     /// Replaces them.
     pub fn set(&self, keys: RootKey) {
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(keys));
+        self.keys.send_replace(Some(Arc::new(keys)));
     }
 }

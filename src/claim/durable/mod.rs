@@ -41,6 +41,9 @@ use crate::k8s::error::K8sError;
 use crate::k8s::secret::{self, RootKeys};
 use queue::Queue;
 
+/// How long a claim waits for a process that has just started to read its root key.
+const ROOTED_WITHIN: Duration = Duration::from_secs(10);
+
 /// What durable claims are made of.
 pub struct Parts {
     /// The API server.
@@ -103,6 +106,7 @@ impl DurableClaims for Durable {
         request: ClaimRequest,
         terms: Terms,
     ) -> Result<ClaimAnswer, ClaimError> {
+        self.inner.rooted().await?;
         let joins =
             request.join_url.is_some() && pool.spec.claim.dedupe_join_url != DedupeJoinUrl::Off;
         if terms.key.is_none() && terms.wait.is_zero() && !joins {
@@ -113,6 +117,16 @@ impl DurableClaims for Durable {
 }
 
 impl Inner {
+    /// Tokens and names come from the root key: a process that has just started waits until it has read it.
+    async fn rooted(&self) -> Result<(), ClaimError> {
+        tokio::select! {
+            _ = self.parts.root_keys.read() => Ok(()),
+            () = self.parts.clock.sleep(ROOTED_WITHIN) => {
+                Err(ClaimError::Cluster("the root key is not read yet".into()))
+            }
+        }
+    }
+
     fn claims_in(&self, namespace: &str) -> Api<AgentClaim> {
         Api::namespaced(self.parts.client.clone(), namespace)
     }
