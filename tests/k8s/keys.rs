@@ -331,17 +331,21 @@ async fn a_link_is_held_by_a_key_s_claim_and_freed_where_nothing_came_of_it_and_
     })
     .await;
     world
-        .patch_pool(json!({"minIdle": 0, "claim": {"dedupeJoinUrl": "Active"}}))
+        .patch_pool(
+            json!({"minIdle": 0, "paused": ["Refill"], "claim": {"dedupeJoinUrl": "Active"}}),
+        )
         .await;
     until("links are held again", LONG, || async {
         (claim(&world, join.clone()).await.status == 409).then_some(())
     })
     .await;
-    // What was being made when the minimum fell comes up all the same.
+    // What was being made when the minimum fell comes up all the same; and a claim with a key asks for an agent for as
+    // long as it stands, so refill is held.
     until("the stock is used up", LONG, || async {
         let none = world.claim("Bob").await.status == 503;
-        let to_come = world.in_phase(Phase::Provisioning).await;
-        (none && to_come.is_empty()).then_some(())
+        let mut left = world.in_phase(Phase::Provisioning).await;
+        left.extend(world.in_phase(Phase::Idle).await);
+        (none && left.is_empty()).then_some(())
     })
     .await;
     // No agent: nothing is held, with a key or without.
@@ -350,7 +354,7 @@ async fn a_link_is_held_by_a_key_s_claim_and_freed_where_nothing_came_of_it_and_
         assert_eq!(claim(&world, free.clone()).await.status, 503);
         assert_eq!(keyed(&api, "k2", &free).await.status, 503);
     }
-    world.patch_pool(json!({"minIdle": 1})).await;
+    world.patch_pool(json!({"minIdle": 1, "paused": []})).await;
     world.wait_idle(1).await;
     assert_eq!(keyed(&api, "k2", &free).await.status, 200);
     world.finish().await;
