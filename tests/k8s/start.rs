@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt};
 use reqwest::Method;
 use serde_json::json;
 
+use crate::support::account::RIGHTS;
 use crate::support::operator::{KEY, Operator};
 use crate::support::simulator::TOKEN;
 use crate::support::wait::{LONG, holds, until};
@@ -123,7 +124,11 @@ fn refusal(environment: &BTreeMap<String, String>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_work_is_refused_at_the_start_in_one_line_that_names_the_setting() {
     let world = World::bare("refusals").await;
-    let with = |extra: &[(&str, &str)]| refusal(&world.environment(extra));
+    let with = |extra: &[(&str, &str)]| {
+        let mut environment = world.environment(extra);
+        environment.insert(RIGHTS.to_owned(), "Admin".to_owned());
+        refusal(&environment)
+    };
     let no_key = with(&[("POOL_API_KEY", "")]);
     assert!(
         no_key.contains("--api-key-secret, --api-key-file or POOL_API_KEY"),

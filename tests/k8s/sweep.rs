@@ -14,6 +14,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::lifecycle::{condition, host, ids, service_id, ticks};
+use crate::support::account::RIGHTS;
 use crate::support::simulator::PROJECT;
 use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, SPEED, World};
@@ -35,7 +36,11 @@ async fn swept(name: &str, spec: Value) -> World {
 
 fn start(world: &mut World) {
     let grace = GRACE.to_string();
-    world.start_operator(&[("AGENTPOOL_SWEEP_GRACE_SECONDS", &grace)]);
+    // One test deletes the whole namespace, and Roles in it would go first.
+    world.start_operator(&[
+        ("AGENTPOOL_SWEEP_GRACE_SECONDS", &grace),
+        (RIGHTS, "Cluster"),
+    ]);
 }
 
 /// Takes the object away and leaves what it is about: as a restored etcd or a stripped finalizer does.
