@@ -175,5 +175,7 @@ async fn over_http_every_chunk_is_a_frame_and_the_exit_comes_last() {
         .bytes()
         .await
         .expect("a body");
-    assert_eq!(&body[..], b"\x01in\x02err\n\x03\x04");
+    // Two pipes: which of them is read first is nobody's promise.
+    let orders: [&[u8]; 2] = [b"\x01in\x02err\n\x03\x04", b"\x02err\n\x01in\x03\x04"];
+    assert!(orders.contains(&&body[..]), "{body:?}");
 }
