@@ -319,6 +319,29 @@ fn rights_are_listed_verb_by_verb() {
     }
 }
 
+/// What the tests' operators run under (tests/support/account.rs) is what a release of the whole cluster has, too.
+#[test]
+fn rights_are_the_same_in_one_namespace_and_in_all() {
+    let (one, all) = (rendered("namespaced"), rendered("minimal"));
+    let rules = |from: &[Value], kind: &str, name: &str| -> Vec<Value> {
+        let roles = of_kind(from, kind).into_iter();
+        let mut named = roles.filter(|r| r["metadata"]["name"] == name);
+        let role = named.next().unwrap_or_else(|| panic!("no {kind} {name}"));
+        // What that snapshot's values name besides.
+        let given = serde_json::json!(["shared-key"]);
+        let all = list(role, "rules").into_iter().cloned();
+        all.filter(|r| r["resourceNames"] != given).collect()
+    };
+    for role in ["controller", "api"] {
+        let here = rules(&one, "Role", &format!("agentpool-{role}"));
+        let there = rules(&all, "ClusterRole", &format!("agents-agentpool-{role}"));
+        assert_eq!(here, there, "{role}");
+        let release = format!("agentpool-{role}-release");
+        let (here, there) = (rules(&one, "Role", &release), rules(&all, "Role", &release));
+        assert_eq!(here, there, "{release}");
+    }
+}
+
 #[test]
 fn a_namespaced_release_has_nothing_of_the_clusters() {
     let all = rendered("namespaced");

@@ -56,9 +56,6 @@ mod tests {
     #[test]
     fn an_environments_name_is_text_and_nothing_else() {
         assert_eq!(escaped("staging"), "staging");
-        assert_eq!(
-            escaped(r#""><script>&"#),
-            "&quot;&gt;&lt;script&gt;&amp;"
-        );
+        assert_eq!(escaped(r#""><script>&"#), "&quot;&gt;&lt;script&gt;&amp;");
     }
 }

@@ -30,13 +30,15 @@ pub fn healthz() -> Response {
 /// Whose environment a call is about: that of the pool that is named, else the API's as it is set up, else the default
 /// pool's.
 pub fn environment(call: &Call) -> Result<String, ApiError> {
-    Ok(match (call.named_pool(), &call.state.settings.environment) {
-        (Some(pool), _) => pool?.spec.environment.clone(),
-        (None, Some(environment)) => environment.clone(),
-        (None, None) => call
-            .pool()
-            .map_or_else(|_| UNKNOWN.to_owned(), |p| p.spec.environment.clone()),
-    })
+    Ok(
+        match (call.named_pool(), &call.state.settings.environment) {
+            (Some(pool), _) => pool?.spec.environment.clone(),
+            (None, Some(environment)) => environment.clone(),
+            (None, None) => call
+                .pool()
+                .map_or_else(|_| UNKNOWN.to_owned(), |p| p.spec.environment.clone()),
+        },
+    )
 }
 
 /// `GET /`: whatever there is, there is a page.

@@ -145,7 +145,10 @@ async fn linked(world: &World, row: &Row) {
         "{} links cannot be used in the {} environment",
         row.other, row.environment
     );
-    assert_eq!((refused.status, &refused.body["error"]), (400, &json!(text)));
+    assert_eq!(
+        (refused.status, &refused.body["error"]),
+        (400, &json!(text))
+    );
 
     let origins = values(row.environment)["api"]["corsOrigins"].clone();
     let origin = origins[0].as_str().unwrap();
@@ -282,7 +285,10 @@ async fn allowed(world: &World, account: &str, role: &str) {
         ],
     };
     for right in rights {
-        let question: Vec<_> = ["auth", "can-i", user.as_str()].into_iter().chain(right.iter().copied()).collect();
+        let question: Vec<_> = ["auth", "can-i", user.as_str()]
+            .into_iter()
+            .chain(right.iter().copied())
+            .collect();
         until(&format!("{account} may {right:?}"), LONG, || async {
             world.try_kubectl(&question).0.then_some(())
         })
