@@ -430,6 +430,49 @@ fn definitions_are_kept_and_complete() {
     }
 }
 
+/// What the predecessor read from its environment: its port, its key and its environment are values of the chart, and
+/// so reach the process; all that belongs to a pool is the pool's own.
+#[test]
+fn the_processes_settings_come_from_values() {
+    let all = rendered("everything");
+    let api = of_kind(&all, "Deployment")
+        .into_iter()
+        .find(|d| d["metadata"]["name"] == "pools-api")
+        .unwrap();
+    let container = &api["spec"]["template"]["spec"]["containers"][0];
+    let set = |name: &str| {
+        let all = list(container, "env");
+        let found = all.into_iter().find(|v| v["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name}"))["value"].clone()
+    };
+    assert_eq!(set("PORT"), "3002");
+    assert_eq!(container["ports"][0]["containerPort"], 3002);
+    assert_eq!(set("POOL_API_KEY_SECRET"), "my-api-key");
+    assert_eq!(set("POOL_ENVIRONMENT"), "staging");
+    assert_eq!(set("AGENTPOOL_PUBLIC_URL"), "https://pool.example");
+    let policy = of_kind(&all, "NetworkPolicy")[0];
+    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], 3002);
+}
+
+/// An alert on a metric that nobody has would never fire.
+#[test]
+fn alerts_are_about_metrics_that_there_are() {
+    let all = rendered("everything");
+    let rule = of_kind(&all, "PrometheusRule")[0];
+    let mut names = BTreeSet::new();
+    for alert in list(&rule["spec"]["groups"][0], "rules") {
+        let words = alert["expr"].as_str().unwrap();
+        let words = words.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        names.extend(words.filter_map(|w| w.strip_prefix("agentpool_")));
+    }
+    let code = fs::read_to_string(format!("{ROOT}/src/telemetry/metrics.rs")).unwrap();
+    for name in &names {
+        let registered = format!("\"{}\",", name.trim_end_matches("_total"));
+        assert!(code.contains(&registered), "no metric agentpool_{name}");
+    }
+    assert!(names.len() >= 5, "{names:?}");
+}
+
 /// Each environment has a values file, and the pools in them differ as the environments do.
 #[test]
 fn three_environments_have_values_of_their_own() {
