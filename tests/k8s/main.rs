@@ -21,6 +21,7 @@ mod crd_pool;
 mod crd_pool_rules;
 mod demo;
 mod door;
+mod environments;
 mod expiry;
 mod http_calls;
 mod http_changes;
