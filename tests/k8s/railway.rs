@@ -5,9 +5,12 @@ mod faults;
 mod images;
 mod own;
 mod repository;
+mod serial;
 mod settings;
+mod stuck;
 mod tokens;
 mod volumes;
+mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 

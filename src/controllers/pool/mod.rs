@@ -71,6 +71,8 @@ pub struct PoolMemory {
     refusal: Option<(String, Monotonic)>,
     /// The spec's generation as last seen.
     generation: Option<Option<i64>>,
+    /// How often its credential was replaced, as last told.
+    rotations: Option<u32>,
 }
 
 impl PoolMemory {
@@ -140,6 +142,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     // What is judged is what is deleted: a version that the cache shows only later may have been claimed.
     let judged = instances_of(&pool, ctx);
     let (health, resolved) = provider::health(&pool, scope.as_ref(), deleting, ctx).await;
+    if let Some(scope) = resolved.as_ref().or(scope.as_ref()) {
+        provider::tell_rotation(&pool, &key, scope, ctx).await;
+    }
     let unsupported = ctx.fleet.unsupported(&template);
     let revision = if deleting || unsupported.is_some() {
         None
@@ -225,6 +230,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     };
     revisions::forget_unnamed(&pool, &key, revision.as_deref(), ctx).await;
     if decision.remove_finalizer && deleting && ctx.leadership.holds() {
+        if !super::hooks::leave(&pool, ctx).await {
+            return Ok(Duration::from_secs(2));
+        }
         apply::set_pool_finalizer(&api, &settled, false).await?;
         tracing::info!(pool = %name, action = "removed", "the pool is drained");
         return Ok(Duration::from_secs(60));
@@ -403,6 +411,7 @@ async fn tell_rollout(pool: &AgentPool, key: &(String, String), decision: &Decis
     let fine = [
         Reason::UpToDate,
         Reason::RollingOut,
+        Reason::QuotaReserved,
         Reason::Drifted,
         Reason::Paused,
     ];

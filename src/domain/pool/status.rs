@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::decide::Decision;
-use super::view::{Counts, ProviderHealth, RESOLVED_REPLACEMENT, View};
+use super::view::{Counts, HookHealth, ProviderHealth, RESOLVED_REPLACEMENT, View};
 use crate::api::agent_pool::{AgentPoolStatus, BreakerStatus, RequestAnswer};
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::api::{LABEL_POOL, names};
@@ -220,10 +220,30 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
         let message = decision.rollout.message.clone();
         set(ConditionType::RolledOut, truth, reason, message);
     }
-    match view.listing.strays.summary() {
-        Some((reason, message)) => set(ConditionType::StrayResources, Truth::True, reason, message),
-        None => list.retain(|c| c.type_ != ConditionType::StrayResources.as_str()),
+    if let Some(hook) = &view.listing.hook {
+        let (truth, message) = match hook {
+            HookHealth::Pending => (Truth::Unknown, String::new()),
+            HookHealth::Registered => (Truth::True, String::new()),
+            HookHealth::Trouble(_, message) => (Truth::False, message.clone()),
+        };
+        let kind = ConditionType::WebhookRegistered;
+        set(kind, truth, hook.reason(), message);
     }
+    let strays = view.listing.strays.summary();
+    if let Some((reason, message)) = &strays {
+        let kind = ConditionType::StrayResources;
+        set(kind, Truth::True, *reason, message.clone());
+    }
+    if view.listing.hook.is_none() {
+        forget(list, ConditionType::WebhookRegistered);
+    }
+    if strays.is_none() {
+        forget(list, ConditionType::StrayResources);
+    }
+}
+
+fn forget(list: &mut Vec<Condition>, kind: ConditionType) {
+    list.retain(|c| c.type_ != kind.as_str());
 }
 
 /// Whether the provider answers, with what can be believed.
