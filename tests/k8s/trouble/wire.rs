@@ -93,6 +93,13 @@ fn rows() -> Vec<Row> {
         row("an input that it does not take", invalid, 2, false, true),
         // No repetition helps.
         row(
+            "a state that does not allow it",
+            error("Deployment is not restartable"),
+            1,
+            false,
+            false,
+        ),
+        row(
             "a document that it does not take",
             document,
             1,
