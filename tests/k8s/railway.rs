@@ -72,6 +72,16 @@ async fn given(world: &World, instance: &AgentInstance) -> BTreeMap<String, Stri
         .collect()
 }
 
+/// The notes of events with that reason.
+pub fn events(world: &World, reason: &str) -> Vec<String> {
+    let text = world.kubectl(&["get", "events", "-o", "json"]);
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let all = all["items"].as_array().unwrap().iter();
+    let of = all.filter(|e| e["reason"] == reason);
+    of.map(|e| e["message"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length
         && text

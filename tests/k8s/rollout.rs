@@ -349,3 +349,37 @@ async fn a_moved_tag_is_rolled_out() {
     assert_eq!(world.pool().await.metadata.generation, generation);
     world.finish().await;
 }
+
+/// While what is left of the request limit is kept for others, a roll-out does not begin; what a claim took is built anew
+/// all the same, and a limit that grows sets it going.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_out_leaves_what_is_left_of_the_request_limit_to_others() {
+    let world = World::with_pool("reserved", rolling(json!({}))).await;
+    let before = world.wait_idle(3).await;
+    let debug = format!("/api/pool/debug/{}", before[0].spec.id);
+    let sent = until("requests are used up", LONG, || async {
+        let _ = world.get(&debug).await;
+        let sent = world.sim.calls("railway").await.len();
+        (sent >= 80).then_some(sent)
+    })
+    .await;
+    // More than a roll-out's share is used up, and less than a refill's.
+    let limit = sent * 100 / 66;
+    let limits = json!({"limits": {"perHour": limit, "perSecond": 1000}});
+    world.sim.set("railway", limits).await;
+    crate::lifecycle::ticks(&world, 1).await;
+    world.patch_pool(image(NEXT)).await;
+    rolled_out(&world, "QuotaReserved").await;
+    assert_eq!(world.claim("Tokyo Trip").await.status, 200);
+    let now = world.wait_idle(3).await;
+    let kept = ids(&now).intersection(&ids(&before)).count();
+    assert_eq!(kept, 2, "none was removed, and one was built for the claim");
+    rolled_out(&world, "QuotaReserved").await;
+
+    let limits = json!({"limits": {"perHour": 100_000, "perSecond": 1000}});
+    world.sim.set("railway", limits).await;
+    rolled_out(&world, "UpToDate").await;
+    let idle = world.wait_idle(3).await;
+    assert_eq!(images(&world, &idle).await, BTreeSet::from([NEXT.to_owned()]));
+    world.finish().await;
+}

@@ -298,3 +298,34 @@ async fn a_volume_in_a_project_of_its_own_goes_with_the_project() {
     assert_eq!(world.sim.railway_calls("RwVolumeDelete").await, 0);
     world.finish().await;
 }
+
+/// Further tokens are read anew for each project: others in their Secret are used at once, and that is told.
+///
+/// acceptance: E14
+#[tokio::test(flavor = "multi_thread")]
+async fn other_tokens_in_the_secret_are_used_without_a_restart() {
+    let world = start("own-tokens").await;
+    world.create_pool(POOL, own_projects(2)).await;
+    world.wait_idle(2).await;
+    assert_eq!(super::events(&world, "SecretRotated"), Vec::<String>::new());
+    let new = ["e1", "e2"].map(|end| format!("5eed0000-0000-4000-8000-0000000000{end}"));
+    let token = |t: &String| json!({"token": t, "kind": "workspace", "workspaceId": WORKSPACE});
+    let old = |t: &&str| json!({"token": t, "kind": "workspace", "workspaceId": WORKSPACE, "revoked": true});
+    let tokens: Vec<Value> = new.iter().map(token).chain(EXTRA.iter().map(old)).collect();
+    world.sim.set("railway", json!({"tokens": tokens})).await;
+    world.secret("more", "tokens", &new.join("\n")).await;
+    let seen = world.sim.calls("railway").await.len();
+    world.patch_pool(json!({"minIdle": 4})).await;
+    until("four idle", Duration::from_secs(120), || async {
+        (world.in_phase(Phase::Idle).await.len() == 4).then_some(())
+    })
+    .await;
+    let calls = world.sim.calls("railway").await.split_off(seen);
+    let creations = calls.iter().filter(|c| c["operation"] == "RwProjectCreate");
+    let used: BTreeSet<&str> = creations.map(|c| c["token"].as_str().unwrap()).collect();
+    assert!(used.contains("5eed…00e1"), "{used:?}");
+    assert!(!used.iter().any(|t| t.contains("00d")), "{used:?}");
+    let told = super::events(&world, "SecretRotated");
+    assert!(told.iter().any(|t| t.contains("Secret more")), "{told:?}");
+    world.finish().await;
+}

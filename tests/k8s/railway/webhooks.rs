@@ -6,6 +6,7 @@ use agentpool::domain::instance::phase::Phase;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
+use super::events;
 use crate::door::Door;
 use crate::lifecycle::ids;
 use crate::support::simulator::{ENVIRONMENT, PROJECT, PROJECT_TOKEN, SHARED_PROJECT};
@@ -71,16 +72,6 @@ async fn delivered(world: &World, kind: &str, status: u16) -> usize {
 async fn crash(world: &World, name: &str) {
     let crashed = json!({"service": name, "deployment": {"status": "CRASHED"}});
     world.sim.force(crashed).await;
-}
-
-/// The notes of events with that reason.
-fn events(world: &World, reason: &str) -> Vec<String> {
-    let text = world.kubectl(&["get", "events", "-o", "json"]);
-    let all: Value = serde_json::from_str(&text).unwrap();
-    let all = all["items"].as_array().unwrap().iter();
-    let of = all.filter(|e| e["reason"] == reason);
-    of.map(|e| e["message"].as_str().unwrap().to_owned())
-        .collect()
 }
 
 /// A tick of an hour: what happens within seconds is the webhook's doing.
