@@ -8,6 +8,7 @@ pub(super) mod act;
 mod provider;
 mod requests;
 mod revisions;
+mod secrets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -71,6 +72,8 @@ pub struct PoolMemory {
     refusal: Option<(String, Monotonic)>,
     /// The spec's generation as last seen.
     generation: Option<Option<i64>>,
+    /// The digests of the values of its Secrets.
+    secrets: secrets::Known,
     /// How often its credential was replaced, as last told.
     rotations: Option<u32>,
 }
@@ -160,9 +163,13 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     } else {
         ctx.images.of(&namespace, &template).await
     };
-    let present = revision
-        .as_deref()
-        .map(|revision| Present::new(revision, image.reference()));
+    let digests = match &revision {
+        Some(_) => secrets::digests(&namespace, &key, &template, ctx).await,
+        None => None,
+    };
+    let present = revision.as_deref().map(|revision| {
+        Present::new(revision, image.reference()).with_secrets(digests.as_deref())
+    });
     let members = members(&judged, present.as_ref());
     let requests = open_requests(&pool);
     let progress =
@@ -186,6 +193,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         provider: health,
         listing: provider::listing(&pool, resolved.as_ref(), ctx),
         image: image.clone(),
+        secrets: digests.clone(),
         unsupported,
         revision: revision.clone(),
         requests: &requests,
@@ -223,6 +231,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
                 template: &template,
                 scope,
                 image: image.reference(),
+                secrets: digests.as_deref(),
             };
             create(&settled, &key, &creating, &build, ctx).await?
         }

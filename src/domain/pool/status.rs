@@ -7,6 +7,7 @@ use super::view::{Counts, HookHealth, ProviderHealth, RESOLVED_REPLACEMENT, View
 use crate::api::agent_pool::{AgentPoolStatus, BreakerStatus, RequestAnswer};
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::api::{LABEL_POOL, names};
+use crate::domain::drift::RESOLVED_SECRETS;
 use crate::domain::image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::sweep::is_suspicious;
@@ -107,6 +108,10 @@ fn resolved(
         RESOLVED_REPLACEMENT.to_owned(),
         format!("{:?}", template::replacement(spec)),
     );
+    match &view.secrets {
+        Some(digests) => resolved.insert(RESOLVED_SECRETS.to_owned(), digests.clone()),
+        None => resolved.remove(RESOLVED_SECRETS),
+    };
     match view.image.reference() {
         Some(image) => resolved.insert(image::RESOLVED.to_owned(), image.to_owned()),
         None => resolved.remove(image::RESOLVED),

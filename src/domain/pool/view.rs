@@ -167,6 +167,8 @@ pub struct View<'a> {
     pub listing: Listing,
     /// What its next agents are deployed from.
     pub image: Image,
+    /// The digests of the values of the Secrets that they get.
+    pub secrets: Option<String>,
     /// What cannot work in this version, in words; `None`: nothing.
     pub unsupported: Option<String>,
     /// The name of the present template's ControllerRevision, once it exists.
