@@ -18,7 +18,7 @@ use super::Ctx;
 use super::fleet::{self, Environment, Scope};
 use super::ownership;
 use crate::api::agent_pool::{AgentPool, TokenKind};
-use crate::api::condition::Reason;
+use crate::api::condition::{ConditionType, Reason, find};
 use crate::clock::Monotonic;
 use crate::domain::backoff::{self, Call};
 use crate::domain::hook::{self, Deed};
@@ -264,9 +264,14 @@ async fn tell(health: &HookHealth, users: &[(Scope, Arc<AgentPool>)], ctx: &Ctx)
                 ),
             ),
         };
-        ctx.events
-            .publish(pool.as_ref(), warning, health.reason(), "Register", &note)
-            .await;
+        let conditions = pool.status.as_ref().map(|s| s.conditions.as_slice());
+        let recorded = find(conditions.unwrap_or_default(), ConditionType::WebhookRegistered);
+        // An earlier process may have told it.
+        if recorded.is_none_or(|c| c.reason != health.reason().as_str()) {
+            ctx.events
+                .publish(pool.as_ref(), warning, health.reason(), "Register", &note)
+                .await;
+        }
         ctx.pool_queue.push(ObjectRef::from_obj(pool.as_ref()));
     }
 }
@@ -291,6 +296,10 @@ pub async fn leave(pool: &AgentPool, ctx: &Ctx) -> bool {
         Ok(None) => return false,
         Err(trouble) => trouble,
     };
+    // Where none may be registered there is none of ours.
+    if trouble.reason == Reason::NotSupported {
+        return true;
+    }
     let tries = ctx.hooks.with(&place, |s| {
         s.removals = s.removals.saturating_add(1);
         s.removals

@@ -161,9 +161,16 @@ mod tests {
         assert_eq!(of(Some("one"), Some("one")), None);
         assert_eq!(of(Some("one"), Some("two")), Some(Drift::Secrets));
         assert_eq!(of(Some("one"), Some("by-the-new-key one")), None);
-        assert_eq!(of(Some("one"), Some("two by-the-old-key")), Some(Drift::Secrets));
+        assert_eq!(
+            of(Some("one"), Some("two by-the-old-key")),
+            Some(Drift::Secrets)
+        );
         for (built, now) in [(None, Some("two")), (Some("one"), None), (None, None)] {
-            assert_eq!(of(built, now), None, "what is not known drifts from nothing");
+            assert_eq!(
+                of(built, now),
+                None,
+                "what is not known drifts from nothing"
+            );
         }
     }
 }

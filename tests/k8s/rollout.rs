@@ -380,7 +380,10 @@ async fn a_roll_out_leaves_what_is_left_of_the_request_limit_to_others() {
     world.sim.set("railway", limits).await;
     rolled_out(&world, "UpToDate").await;
     let idle = world.wait_idle(3).await;
-    assert_eq!(images(&world, &idle).await, BTreeSet::from([NEXT.to_owned()]));
+    assert_eq!(
+        images(&world, &idle).await,
+        BTreeSet::from([NEXT.to_owned()])
+    );
     world.finish().await;
 }
 

@@ -167,9 +167,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         Some(_) => secrets::digests(&namespace, &key, &template, ctx).await,
         None => None,
     };
-    let present = revision.as_deref().map(|revision| {
-        Present::new(revision, image.reference()).with_secrets(digests.as_deref())
-    });
+    let present = revision
+        .as_deref()
+        .map(|revision| Present::new(revision, image.reference()).with_secrets(digests.as_deref()));
     let members = members(&judged, present.as_ref());
     let requests = open_requests(&pool);
     let progress =

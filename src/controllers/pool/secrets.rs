@@ -47,7 +47,9 @@ pub(super) async fn digests(
     }
     let root = ctx.root_keys.get().filter(|_| !values.is_empty());
     let digests = root.map(|root| {
-        let exposed = values.iter().map(|(name, key, value)| [*name, *key, value.expose_secret()]);
+        let exposed = values
+            .iter()
+            .map(|(name, key, value)| [*name, *key, value.expose_secret()]);
         root.digests(&exposed.collect::<Vec<_>>())
     });
     ctx.with_pool_memory(key, |m| m.secrets = Some((now, hash, digests.clone())));

@@ -169,6 +169,8 @@ fn answer(new: &mut AgentPoolStatus, view: &View<'_>, decision: &Decision) {
 
 fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
     let generation = view.pool.metadata.generation;
+    let told = list.iter().any(|c| c.type_ == ConditionType::WebhookRegistered.as_str());
+    let unknown = |hook: &HookHealth| told && *hook == HookHealth::Pending;
     let mut set = |kind, truth, reason, message: String| {
         set_condition(list, kind, truth, reason, message, generation, view.now)
     };
@@ -225,7 +227,8 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
         let message = decision.rollout.message.clone();
         set(ConditionType::RolledOut, truth, reason, message);
     }
-    if let Some(hook) = &view.listing.hook {
+    // A process that has just begun does not know yet: what another one knew stands.
+    if let Some(hook) = view.listing.hook.as_ref().filter(|h| !unknown(h)) {
         let (truth, message) = match hook {
             HookHealth::Pending => (Truth::Unknown, String::new()),
             HookHealth::Registered => (Truth::True, String::new()),

@@ -60,7 +60,10 @@ async fn a_replaced_token_is_used_without_a_restart_and_no_agent_is_lost() {
     })
     .await;
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("Secret railway") && !told[0].contains("5eed"), "{told:?}");
+    assert!(
+        told[0].contains("Secret railway") && !told[0].contains("5eed"),
+        "{told:?}"
+    );
     assert_eq!(world.operator().pid(), pid);
     assert!(world.operator().runs());
     world.finish().await;
