@@ -40,6 +40,9 @@ async fn sent(world: &World, service: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_hangs_is_cancelled_recorded_first_and_built_anew() {
     let mut world = stuck("stuck-build", "BUILDING").await;
+    // Builds are quicker than the time that one has.
+    let quick = json!({"timings": {"building": 10.0}});
+    world.sim.set("railway", quick).await;
     // The answer to the cancellation never comes, and it does not happen.
     let silent = json!({"match": {"field": "deploymentCancel"}, "count": 1, "fault": {"kind": "timeout", "seconds": 1200}});
     world.sim.fault("railway", silent).await;

@@ -78,7 +78,8 @@ async fn crash(world: &World, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_railway_says_is_looked_at_at_once() {
     let (world, door) = world("hooks").await;
-    let spec = json!({"minIdle": 2, "tickIntervalSeconds": 3600, "reconcileIntervalSeconds": 3600});
+    let spec = json!({"minIdle": 2, "tickIntervalSeconds": 3600, "reconcileIntervalSeconds": 3600,
+        "cleanupAfterSeconds": 0});
     world.create_pool(POOL, spec).await;
     let idle = world.wait_idle(2).await;
     let rule = registered(&world, &door).await;
@@ -176,7 +177,8 @@ async fn it_is_registered_once_whoever_dies_and_renewed_with_another_secret() {
         "fault": {"kind": "timeout", "applied": true, "seconds": 1200}});
     world.sim.fault("railway", lost).await;
     start(&mut world, &door, SECRET);
-    let spec = json!({"minIdle": 1, "tickIntervalSeconds": 3600, "reconcileIntervalSeconds": 3600});
+    let spec = json!({"minIdle": 1, "tickIntervalSeconds": 3600, "reconcileIntervalSeconds": 3600,
+        "cleanupAfterSeconds": 0});
     world.create_pool(POOL, spec).await;
     until("the creation is sent", LONG, || async {
         (world.sim.railway_calls("RwRuleCreate").await == 1).then_some(())
