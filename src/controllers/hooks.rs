@@ -265,7 +265,10 @@ async fn tell(health: &HookHealth, users: &[(Scope, Arc<AgentPool>)], ctx: &Ctx)
             ),
         };
         let conditions = pool.status.as_ref().map(|s| s.conditions.as_slice());
-        let recorded = find(conditions.unwrap_or_default(), ConditionType::WebhookRegistered);
+        let recorded = find(
+            conditions.unwrap_or_default(),
+            ConditionType::WebhookRegistered,
+        );
         // An earlier process may have told it.
         if recorded.is_none_or(|c| c.reason != health.reason().as_str()) {
             ctx.events

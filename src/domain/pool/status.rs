@@ -169,7 +169,9 @@ fn answer(new: &mut AgentPoolStatus, view: &View<'_>, decision: &Decision) {
 
 fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
     let generation = view.pool.metadata.generation;
-    let told = list.iter().any(|c| c.type_ == ConditionType::WebhookRegistered.as_str());
+    let told = list
+        .iter()
+        .any(|c| c.type_ == ConditionType::WebhookRegistered.as_str());
     let unknown = |hook: &HookHealth| told && *hook == HookHealth::Pending;
     let mut set = |kind, truth, reason, message: String| {
         set_condition(list, kind, truth, reason, message, generation, view.now)
