@@ -37,6 +37,8 @@ pub const ANNOTATION_REQUESTS: &str = "pool.convos.org/requests";
 pub const ANNOTATION_REPLACED: &str = "pool.convos.org/replaced-claim";
 /// Annotation that drops an instance's finalizer although resources may be left behind, with the value `true`.
 pub const ANNOTATION_ABANDON: &str = "pool.convos.org/abandon";
+/// The header in which Railway's webhooks bring the secret that tells them from anybody's.
+pub const WEBHOOK_SECRET_HEADER: &str = "X-Pool-Webhook-Secret";
 /// Field manager of the controller's writes.
 pub const MANAGER_CONTROLLER: &str = "agentpool-controller";
 /// Field manager of the claim service's writes.

@@ -250,6 +250,12 @@ impl Session {
         self.quota.budget(self.transport.inner.clock.monotonic())
     }
 
+    /// Whether a request of that purpose could go out now; Err: how long until it could.
+    pub fn room_for(&self, purpose: account::Purpose) -> Result<(), Duration> {
+        let now = self.transport.inner.clock.monotonic();
+        self.quota.room_for(purpose, now)
+    }
+
     /// A place was listed by so many requests.
     pub fn listed(&self, place: &str, requests: u32) {
         let now = self.transport.inner.clock.monotonic();
@@ -416,9 +422,13 @@ fn redact(message: &str, token: &str, variables: &Value) -> String {
         .pointer("/input/variables")
         .and_then(Value::as_object);
     let password = variables.pointer("/input/registryCredentials/password");
+    let channels = variables.pointer("/input/channelConfigs");
+    let channels = channels.and_then(Value::as_array).into_iter().flatten();
+    let headers = channels.filter_map(|c| c["headers"].as_object()).flatten();
     let mut values: Vec<&str> = sent
         .into_iter()
         .flatten()
+        .chain(headers)
         .map(|(_, v)| v)
         .chain(password)
         .filter_map(Value::as_str)
@@ -443,6 +453,9 @@ mod tests {
         let sent = serde_json::json!({"input": {"name": "n", "variables": {"A": "secret-1", "B": "secret-12"}}});
         let text = redact("got tok-9 and {A: secret-1, B: secret-12}", "tok-9", &sent);
         assert_eq!(text, "got [token] and {A: [value], B: [value]}");
+        let hook = serde_json::json!({"input": {"channelConfigs": [{"url": "u", "headers": {"X": "secret-of-hooks"}}]}});
+        let text = redact("{headers: {X: secret-of-hooks}}", "tok-9", &hook);
+        assert_eq!(text, "{headers: {X: [value]}}");
         assert_eq!(
             redact(&"ä".repeat(900), "tok", &Value::Null)
                 .chars()

@@ -151,6 +151,7 @@ impl AgentProvider for SpritesProvider {
             recycle: true,
             rename: false,
             sleep_is_idle: true,
+            hooks: false,
         }
     }
 
