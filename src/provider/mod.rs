@@ -22,6 +22,7 @@ pub mod error;
 pub mod guarded;
 pub mod railway;
 pub mod sprites;
+mod transport;
 
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};
 pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
