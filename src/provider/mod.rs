@@ -22,6 +22,7 @@ pub mod error;
 pub mod guarded;
 pub mod railway;
 pub mod sprites;
+mod transport;
 
 pub use crate::domain::hook::{Deed, Hook};
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};

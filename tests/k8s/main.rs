@@ -47,6 +47,7 @@ mod settings;
 mod settings_railway;
 mod settlement;
 mod spine;
+mod sprites;
 mod start;
 mod states;
 mod sweep;

@@ -36,7 +36,8 @@ mod steps;
 mod volumes;
 pub mod wire;
 
-pub use client::{Budget, SetupError, Timeouts, Transport};
+pub use super::transport::SetupError;
+pub use client::{Budget, Timeouts, Transport};
 
 use client::Session;
 use scope::Scope;
