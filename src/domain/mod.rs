@@ -10,6 +10,7 @@ pub mod candidates;
 pub mod claim;
 pub mod drift;
 pub mod image;
+pub mod import;
 pub mod instance;
 pub mod invariant;
 pub mod plan;
