@@ -63,7 +63,10 @@ async fn a_rename_that_fails_does_not_hurt_the_claim() {
         let id = answer.body["instanceId"].as_str().unwrap();
         let name = format!("convos-agent-stg-{id}");
         let sent = || world.sim.railway_calls("RwServiceRename");
-        until("it was tried", LONG, || async { (sent().await >= least).then_some(()) }).await;
+        until("it was tried", LONG, || async {
+            (sent().await >= least).then_some(())
+        })
+        .await;
         ticks(&world, 6).await;
         let tries = sent().await;
         assert!((least..=most).contains(&tries), "{tries}");
