@@ -124,7 +124,7 @@ impl Seeder {
             "metadata": {"name": id, "finalizers": [INSTANCE_FINALIZER], "labels": {LABEL_POOL: POOL}},
             "spec": {"id": id, "poolRef": {"name": POOL}, "providerName": service_name(id), "turn": 1,
                 "template": {"revision": format!("{POOL}-{}", self.hash), "hash": self.hash},
-                "provider": {"kind": "railway", "tokenSecretRef": {"name": "railway", "key": "token"},
+                "provider": {"kind": "Railway", "tokenSecretRef": {"name": "railway", "key": "token"},
                     "tokenKind": "Bearer", "projectId": PROJECT, "environmentId": ENVIRONMENT}}});
         serde_json::from_value(object).unwrap()
     }

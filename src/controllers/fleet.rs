@@ -23,10 +23,10 @@ use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::plan::{Class, Facts, Trouble};
 use crate::domain::template::{self, Template};
-use crate::k8s::secret;
+use crate::k8s::secret::{self, SecretError};
 use crate::provider::AgentProvider;
 use crate::provider::account::{self, Purpose};
-use holds::{Hold, SECRET_LOOK};
+use holds::{Hold, SECRET_LOOK, UNREAD_LOOK};
 use listing::{Cell, Known};
 pub use snapshot::Snapshot;
 
@@ -114,23 +114,33 @@ impl Fleet {
         cell: &Cell,
         fresh: bool,
     ) -> Result<Arc<dyn AgentProvider>, Trouble> {
-        let known = || cell.known().provider().filter(|_| !fresh);
-        if let Some(provider) = known() {
-            return Ok(provider);
+        let known = || cell.known().connected(fresh, self.clock.monotonic());
+        if let Some(answer) = known() {
+            return answer;
         }
         let _reading = cell.reading.lock().await;
         // Whoever waited here finds what another has read.
-        if let Some(provider) = known() {
-            return Ok(provider);
+        if let Some(answer) = known() {
+            return answer;
         }
-        match secret::value(&self.client, &scope.namespace, &scope.secret).await {
-            Ok(value) => self.take(scope, cell, value),
+        let read = secret::value(&self.client, &scope.namespace, &scope.secret).await;
+        let (answer, again) = match read {
+            Ok(value) => (self.take(scope, cell, value), SECRET_LOOK),
             // The last good credential outlives its Secret.
-            Err(error) => match cell.known().provider() {
-                Some(provider) => Ok(provider),
-                None => Err(missing_credential(error)),
-            },
+            Err(error) => {
+                let again = match &error {
+                    SecretError::Missing(_) => SECRET_LOOK,
+                    SecretError::Api(_) => UNREAD_LOOK,
+                };
+                let old = cell.known().provider();
+                (old.ok_or_else(|| missing_credential(error)), again)
+            }
+        };
+        if let Err(trouble) = &answer {
+            let until = self.clock.monotonic() + again;
+            cell.known().unconnected = Some((trouble.clone(), until));
         }
+        answer
     }
 
     /// Takes a credential: what the last one met is forgotten.
@@ -184,10 +194,10 @@ impl Fleet {
 }
 
 /// The remedy is a person's: the Secret is looked for again soon, which costs the provider nothing.
-fn missing_credential(error: secret::SecretError) -> Trouble {
+fn missing_credential(error: SecretError) -> Trouble {
     let reason = match &error {
-        secret::SecretError::Missing(_) => Reason::CredentialsMissing,
-        secret::SecretError::Api(_) => Reason::ProviderUnavailable,
+        SecretError::Missing(_) => Reason::CredentialsMissing,
+        SecretError::Api(_) => Reason::ProviderUnavailable,
     };
     Trouble {
         class: Class::Unauthorized,

@@ -23,6 +23,8 @@ pub(super) struct Hold {
 
 /// How often a refused credential is compared with its Secret: the remedy is a person's, and a person waits.
 pub(super) const SECRET_LOOK: Duration = Duration::from_secs(15);
+/// The same of one that the API server did not give.
+pub(super) const UNREAD_LOOK: Duration = Duration::from_secs(1);
 
 impl Fleet {
     pub(super) fn holds(&self) -> MutexGuard<'_, HashMap<Scope, Hold>> {
@@ -94,6 +96,7 @@ impl Fleet {
         let lasting = |t: &Trouble| matches!(t.class, Class::Rejected | Class::Unauthorized);
         let cell = self.cell(scope);
         cell.known().trouble.take_if(|(t, _)| lasting(t));
+        cell.known().unconnected = None;
         self.holds()
             .retain(|s, h| s != scope || !lasting(&h.trouble));
     }

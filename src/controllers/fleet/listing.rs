@@ -33,6 +33,8 @@ pub(super) struct Cell {
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) connection: Option<(SecretString, Arc<dyn AgentProvider>)>,
+    /// Why there is no connection, and until when nobody looks again: all the instances of a scope would, one by one.
+    pub(super) unconnected: Option<(Trouble, Monotonic)>,
     pub(super) resolved: Option<Facts>,
     pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) failures: u32,
@@ -48,6 +50,19 @@ impl Cell {
 impl Known {
     pub(super) fn provider(&self) -> Option<Arc<dyn AgentProvider>> {
         self.connection.as_ref().map(|(_, p)| p.clone())
+    }
+
+    /// The provider, or why there is none; `None`: the Secret is to be read.
+    pub(super) fn connected(
+        &self,
+        fresh: bool,
+        now: Monotonic,
+    ) -> Option<Result<Arc<dyn AgentProvider>, Trouble>> {
+        match (self.provider(), &self.unconnected) {
+            (Some(provider), _) => (!fresh).then_some(Ok(provider)),
+            (None, Some((trouble, until))) if now < *until => Some(Err(trouble.clone())),
+            (None, _) => None,
+        }
     }
 
     /// The listing, where it is fresh enough for who asked then: begun since, or not longer than `max_age` before.

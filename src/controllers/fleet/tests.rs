@@ -112,13 +112,17 @@ struct Place {
     scope: Scope,
     clock: Clock,
     token: Arc<Mutex<&'static str>>,
+    /// How often its Secret was read.
+    reads: Arc<AtomicUsize>,
 }
 
 /// A fleet whose listings take so long, and an API server that has its Secret.
 fn place(takes: Duration) -> Place {
     let token = Arc::new(Mutex::new("b25l"));
-    let served = token.clone();
+    let (served, reads) = (token.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = reads.clone();
     let service = tower::service_fn(move |_: http::Request<Body>| {
+        counted.fetch_add(1, Ordering::Relaxed);
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "railway"},
             "data": {"token": *served.lock().unwrap()}});
         async move {
@@ -155,6 +159,7 @@ fn place(takes: Duration) -> Place {
         scope,
         clock,
         token,
+        reads,
     }
 }
 
@@ -274,4 +279,33 @@ async fn what_an_old_credential_met_is_not_held_against_the_new_one() {
     refused.await.unwrap().unwrap_err();
     place.peer.fails.store(false, Ordering::Relaxed);
     place.recent().await.unwrap().expect("asked at once");
+}
+
+/// Every instance of a scope asks, again and again.
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_of_no_use_is_read_for_all_and_seldom() {
+    let place = place(seconds(1));
+    *place.token.lock().unwrap() = "";
+    for _ in 0..100 {
+        let trouble = place.fleet.provider(&place.scope).await.map(drop);
+        assert_eq!(trouble.unwrap_err().reason, Reason::CredentialsMissing);
+        place.recent().await.unwrap().unwrap_err();
+    }
+    assert_eq!(place.reads.load(Ordering::Relaxed), 1);
+    *place.token.lock().unwrap() = "b25l";
+    tokio::time::sleep(SECRET_LOOK).await;
+    place.fleet.provider(&place.scope).await.map(drop).unwrap();
+    assert_eq!(place.reads.load(Ordering::Relaxed), 2);
+    // Nor is it waited for where a person has changed something.
+    let place = self::place(seconds(1));
+    *place.token.lock().unwrap() = "";
+    place
+        .fleet
+        .provider(&place.scope)
+        .await
+        .map(drop)
+        .unwrap_err();
+    *place.token.lock().unwrap() = "b25l";
+    place.fleet.ask_again(&place.scope);
+    place.fleet.provider(&place.scope).await.map(drop).unwrap();
 }

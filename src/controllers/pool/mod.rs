@@ -31,7 +31,7 @@ use crate::domain::instance::phase;
 use crate::domain::invariant;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
 use crate::domain::pool::status;
-use crate::domain::pool::view::{Finished, Member, Refused, View};
+use crate::domain::pool::view::{Finished, Member, Owed, Refused, View};
 use crate::domain::template::Template;
 use crate::k8s::apply;
 use crate::k8s::error::{K8sError, chain};
@@ -325,13 +325,15 @@ fn member(instance: &AgentInstance, present: Option<&Present<'_>>) -> Member {
     }
 }
 
-/// The id of the instance that is to answer the claim on this one; `None`: it is not handed out, or that is noted.
-fn owed(instance: &AgentInstance) -> Option<String> {
+/// The instance that is to answer the claim on this one; `None`: it has none, or that is noted.
+fn owed(instance: &AgentInstance) -> Option<Owed> {
     let claim = instance.spec.claim.as_ref()?;
-    // What came out of a backup was answered in its time, by whatever there was then.
-    let counts = phase::is_handed_out(instance) && !instance.spec.restored;
     let noted = instance.annotations().get(ANNOTATION_REPLACED) == Some(&claim.id);
-    (counts && !noted).then(|| names::replacement_id(&claim.id))
+    // What came out of a backup was answered in its time, by whatever there was then.
+    (!noted && !instance.spec.restored).then(|| Owed {
+        id: names::replacement_id(&claim.id),
+        due: phase::is_handed_out(instance),
+    })
 }
 
 /// The open requests of the API; a list that cannot be read is none.

@@ -123,13 +123,12 @@ pub fn decide(view: &View<'_>) -> Decision {
         0
     };
     // What is owed comes first, and fills the pool like any other.
-    let now = usize::try_from(automatic).unwrap_or(0);
-    decision.create.extend(debts.open.into_iter().take(now));
-    let automatic = automatic - i32::try_from(decision.create.len()).unwrap_or(automatic);
+    let automatic = usize::try_from(automatic).unwrap_or(0);
+    let named = debts.open.into_iter().chain(debts.coming);
+    decision.create.extend(named.take(automatic));
+    let unnamed = automatic - decision.create.len();
     let mut ids = view.fresh_ids.iter().cloned();
-    decision
-        .create
-        .extend(ids.by_ref().take(usize::try_from(automatic).unwrap_or(0)));
+    decision.create.extend(ids.by_ref().take(unnamed));
     answer_requests(view, blocked.as_ref(), room, slots, &mut ids, &mut decision);
     let means = rollout::Means {
         room,

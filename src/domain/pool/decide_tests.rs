@@ -9,6 +9,7 @@ use super::super::fixture::{World, member, world};
 use super::*;
 use crate::domain::invariant::pool_broken;
 use crate::domain::plan::{Class, Trouble};
+use crate::domain::pool::view::Owed;
 
 fn creates(world: &World) -> usize {
     let decision = world.decide();
@@ -197,9 +198,40 @@ fn one_for_one(spec: serde_json::Value, idle: usize, owing: usize) -> World {
     world.status().creating.clear();
     world = world.with(Phase::Idle, idle).with(Phase::Claimed, owing);
     for member in &mut world.members {
-        member.owed = (member.phase == Phase::Claimed).then(|| format!("for-{}", member.id));
+        let due = member.phase == Phase::Claimed;
+        let id = format!("for-{}", member.id);
+        member.owed = (due || member.phase == Phase::Claiming).then_some(Owed { id, due });
     }
     world
+}
+
+/// A claim takes its agent out of the stock before it is answered: what is made meanwhile is what it is owed afterwards.
+#[test]
+fn what_is_made_while_a_claim_is_under_way_answers_it() {
+    let mut world = one_for_one(json!({"minIdle": 1}), 0, 0).with(Phase::Claiming, 1);
+    let id = "for-claiming0".to_owned();
+    let owed = |due| {
+        Some(Owed {
+            id: "for-claiming0".into(),
+            due,
+        })
+    };
+    world.members[0].owed = owed(false);
+    assert_eq!(world.pass().create, [id.clone()]);
+    assert!(world.pass().create.is_empty(), "listed");
+    world.create();
+    let decision = world.pass();
+    assert!(decision.create.is_empty() && decision.answered.is_empty());
+    world.members[0].owed = owed(true);
+    world.members[0].phase = Phase::Claimed;
+    let decision = world.pass();
+    assert_eq!((decision.create.len(), decision.answered.len()), (0, 1));
+    // With enough in stock nothing is made until it is owed.
+    let mut other = one_for_one(json!({"minIdle": 1}), 1, 0).with(Phase::Claiming, 1);
+    other.members[1].owed = owed(false);
+    assert_eq!(creates(&other), 0);
+    other.members[1].owed = owed(true);
+    assert_eq!(other.pass().create, [id]);
 }
 
 #[test]

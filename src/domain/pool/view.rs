@@ -31,9 +31,8 @@ pub struct Member {
     pub creation_failed: Option<String>,
     /// Why it is where it is: its Ready condition's reason.
     pub reason: Option<Reason>,
-    /// It was handed out, and no creation has answered that yet: the id of the one that does, where a pool wants one for
-    /// each claim. It follows from the claim, so that whoever creates it, and however often, it is one.
-    pub owed: Option<String>,
+    /// It has a claim that no creation has answered yet: the one that does, where a pool wants one for each claim.
+    pub owed: Option<Owed>,
     /// In what it is not what the pool would build now.
     pub drift: Option<Drift>,
     /// The time the API server created it, for order.
@@ -117,6 +116,15 @@ pub struct Finished {
     pub error: String,
 }
 
+/// The creation that answers a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Its id. It follows from the claim, so that whoever creates it, and however often, it is one.
+    pub id: String,
+    /// The agent was handed out. Until then the claim may come to nothing, and then nothing is owed for it.
+    pub due: bool,
+}
+
 /// Creations that the API server refused: nothing was made, and the ids are not used again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
@@ -165,6 +173,9 @@ pub struct View<'a> {
 pub struct Debts {
     /// Ids still to be created.
     pub open: Vec<String>,
+    /// Ids that will be owed if the claims under way succeed. Nothing is created for them, but what the pool is short of
+    /// is created under these first: else the agent that a claim takes out of the stock would be made twice.
+    pub coming: Vec<String>,
     /// Objects whose claim is answered: to be noted on them.
     pub answered: Vec<String>,
 }
@@ -184,13 +195,18 @@ impl View<'_> {
             .and_then(|s| s.resolved.get(RESOLVED_REPLACEMENT))
             .is_some_and(|r| *r == format!("{:?}", Replacement::OneForOne));
         for member in self.members {
-            let Some(id) = &member.owed else { continue };
+            let Some(Owed { id, due }) = &member.owed else {
+                continue;
+            };
             let made = self.members.iter().any(|m| &m.id == id);
             let listed = status.is_some_and(|s| s.creating.contains(id));
-            if made || !wanted_before {
-                debts.answered.push(member.object.clone());
-            } else if !listed {
-                debts.open.push(id.clone());
+            match (made || !wanted_before, *due) {
+                // What is under way is not written to: its claim is about to be recorded.
+                (true, false) => {}
+                (true, true) => debts.answered.push(member.object.clone()),
+                (false, _) if listed => {}
+                (false, true) => debts.open.push(id.clone()),
+                (false, false) => debts.coming.push(id.clone()),
             }
         }
         debts
