@@ -13,7 +13,9 @@ use crate::telemetry::logs::{self, LogFormat};
 
 mod args;
 
-pub use args::{ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs, ServeArgs};
+pub use args::{
+    ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs, ImportArgs, ServeArgs,
+};
 
 /// The variable with the API key itself.
 pub const API_KEY_VARIABLE: &str = "POOL_API_KEY";
@@ -67,6 +69,27 @@ pub enum Invocation {
     Apply(PoolFile),
     /// Claim an agent from a running API.
     Claim(Box<ClaimOrder>),
+    /// Take over the agents of the predecessor.
+    Import(Box<ImportOrder>),
+}
+
+/// What `agentpool import` takes over, and where to.
+#[derive(Clone, Debug)]
+pub struct ImportOrder {
+    /// The tables, in the order in which they count.
+    pub files: Vec<PathBuf>,
+    /// The pool; `None`: the only one there is.
+    pub pool: Option<PoolKey>,
+    /// Nothing is written.
+    pub dry_run: bool,
+    /// The operator's release.
+    pub release: String,
+    /// Its namespace; `None`: the pool's.
+    pub release_namespace: Option<String>,
+    /// The cluster's id, where it is set rather than read.
+    pub cluster_id: Option<String>,
+    /// Railway's endpoint.
+    pub railway_url: String,
 }
 
 /// A file with AgentPools.
@@ -178,6 +201,7 @@ impl Cli {
             Command::Crds(args) => return Ok(Invocation::Crds { kind: args.kind }),
             Command::Apply(args) => return Ok(Invocation::Apply(PoolFile { path: args.file })),
             Command::Claim(args) => return claim_order(args, variable(API_KEY_VARIABLE)),
+            Command::Import(args) => return import_order(args),
             Command::Controller(common) => (Role::Controller, common, None),
             Command::Api(args) => (Role::Api, args.common, Some(args.api)),
             Command::Run(args) => (Role::Run, args.common, Some(args.api)),
@@ -360,6 +384,29 @@ fn claim_order(args: ClaimArgs, key: Option<String>) -> Result<Invocation, Confi
         instructions: args.instructions,
         wait_seconds: args.wait_seconds,
         destroy: args.destroy,
+    })))
+}
+
+fn import_order(args: ImportArgs) -> Result<Invocation, ConfigError> {
+    let pool = given(args.pool)
+        .map(|text| text.parse::<PoolKey>())
+        .transpose()
+        .map_err(|problem| ConfigError {
+            flag: "--pool",
+            problem,
+        })?;
+    let release = name("--release (AGENTPOOL_RELEASE)", Some(args.release))?;
+    Ok(Invocation::Import(Box::new(ImportOrder {
+        files: args.files,
+        pool,
+        dry_run: args.dry_run,
+        release: release.unwrap_or_else(|| "agentpool".to_owned()),
+        release_namespace: name(
+            "--release-namespace (AGENTPOOL_RELEASE_NAMESPACE)",
+            args.release_namespace,
+        )?,
+        cluster_id: cluster_id(args.cluster_id)?,
+        railway_url: url("--railway-url (AGENTPOOL_RAILWAY_URL)", &args.railway_url)?,
     })))
 }
 

@@ -233,7 +233,8 @@ pub struct AgentInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub token_seq: Option<i64>,
-    /// Which root key the token is derived from: the key's fingerprint.
+    /// Which root key the token is derived from: the key's fingerprint. `imported`: from none, it is in the Secret of
+    /// imported tokens; `none`: the agent was imported without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub token_key: Option<String>,

@@ -111,6 +111,8 @@ reasons! {
     StatusLost,
     /// Found at the provider with our mark and without an AgentInstance, and perhaps in use: kept for a person.
     Adopted,
+    /// Its state is the one that it had in the table it was imported from.
+    Imported,
     /// Found at the provider with our mark and without an AgentInstance, and not in use: removed.
     OrphanRemoved,
     /// Resources with our mark have no AgentInstance yet or any more.

@@ -93,17 +93,21 @@ pub(super) struct Transports {
     sprites: sprites::Transport,
 }
 
-fn transports(config: &Config, clock: &Clock) -> Result<Transports> {
-    let sprites = sprites::Transport::new(&config.sprites_url, clock.clone());
+pub(super) fn transports(
+    railway_url: &str,
+    sprites_url: &str,
+    clock: &Clock,
+) -> Result<Transports> {
+    let sprites = sprites::Transport::new(sprites_url, clock.clone());
     Ok(Transports {
-        railway: Transport::new(&config.railway_url, clock.clone()).context("Railway")?,
+        railway: Transport::new(railway_url, clock.clone()).context("Railway")?,
         sprites: sprites.context("Sprites")?,
     })
 }
 
 fn outside(config: &Config, clock: &Clock) -> Result<Outside> {
     Ok(Outside {
-        transports: transports(config, clock)?,
+        transports: transports(&config.railway_url, &config.sprites_url, clock)?,
         registry: Registry::new(&config.registry_url).context("the registry")?,
     })
 }
@@ -121,7 +125,7 @@ fn context(
     );
     let connect = Connector {
         transports: outside.transports.clone(),
-        config: process.config.clone(),
+        railway_url: process.config.railway_url.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
     };
@@ -220,8 +224,12 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
 /// Providers for claims, which prepare agents inside their machines.
 pub(super) fn fleet(process: &Process) -> Result<Fleet> {
     let connect = Connector {
-        transports: transports(&process.config, &process.clock)?,
-        config: process.config.clone(),
+        transports: transports(
+            &process.config.railway_url,
+            &process.config.sprites_url,
+            &process.clock,
+        )?,
+        railway_url: process.config.railway_url.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
     };
@@ -232,7 +240,7 @@ pub(super) fn fleet(process: &Process) -> Result<Fleet> {
 /// Makes the real providers.
 pub(super) struct Connector {
     pub(super) transports: Transports,
-    pub(super) config: Config,
+    pub(super) railway_url: String,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
 }
@@ -265,7 +273,7 @@ impl CallObserver for Observer {
 impl Connector {
     fn railway(&self, scope: &Scope, token: SecretString) -> Result<RailwayProvider, Trouble> {
         let config = RailwayConfig {
-            base_url: self.config.railway_url.clone(),
+            base_url: self.railway_url.clone(),
             token,
             token_kind: scope.token_kind,
             project_id: scope.project_id.clone(),

@@ -11,6 +11,7 @@ pub mod claim;
 pub mod drift;
 pub mod hook;
 pub mod image;
+pub mod import;
 pub mod instance;
 pub mod invariant;
 pub mod plan;

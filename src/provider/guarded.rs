@@ -272,6 +272,13 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
         .await
     }
 
+    async fn take_over(&self, key: &Key, resource: &Resource) -> Result<Owner, ProviderError> {
+        let call = self.inner.take_over(key, resource);
+        // Repeating it does no harm.
+        let limit = (self.limits.write, Class::Transient);
+        self.guard("take_over", &key.name, limit, call).await
+    }
+
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
         let call = self.inner.destroy(key, known);
         self.guard(

@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+use crate::api::condition::Reason;
 use crate::domain::template::Template;
 
 pub mod account;
@@ -177,6 +178,19 @@ pub trait AgentProvider: Send + Sync {
 
     /// Reads directly whose a listed resource is. Says Elsewhere where the scope only shows it.
     async fn owner(&self, resource: &Resource) -> Result<Owner, ProviderError>;
+
+    /// Puts our mark on a resource that carries none, so that it is ours from now on, and says whose it is then. Changes
+    /// nothing else: whatever runs in it goes on. One with another mark, or that lives elsewhere, is left as it is.
+    /// Safe to repeat. Not available at every provider.
+    async fn take_over(&self, key: &Key, resource: &Resource) -> Result<Owner, ProviderError> {
+        Err(ProviderError {
+            class: Class::Rejected,
+            reason: Reason::NotSupported,
+            doing: format!("take over {} as {}", resource.name, key.id),
+            message: "this provider's resources cannot be taken over in this version".to_owned(),
+            retry_after: None,
+        })
+    }
 
     /// Removes our resource, after reading its mark, and says whether it is gone; to be repeated until Gone.
     /// Works without ids: then by name, and Gone means that one look found nothing (the core looks twice, past the lag).

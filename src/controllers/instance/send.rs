@@ -16,6 +16,7 @@ use crate::api::agent_pool::DialectChoice;
 use crate::api::names;
 use crate::domain::agent::{Dialect, Probe};
 use crate::domain::backoff::{self, Call};
+use crate::domain::import::IMPORTED_BY;
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::status::{self, facts_of};
 use crate::domain::instance::view::Evidence;
@@ -412,6 +413,7 @@ pub(super) async fn rename_if_claimed(object: &AgentInstance, around: &Surroundi
         return;
     };
     if !pool.spec.claim.rename_on_claim
+        || claim.holder == IMPORTED_BY
         || phase::phase_of(object) != Phase::Claimed
         || object.status.as_ref().is_none_or(|s| s.claim.is_none())
     {

@@ -321,6 +321,15 @@ impl AgentProvider for RailwayProvider {
         removal::owner(&self.reach().await?, resource).await
     }
 
+    async fn take_over(&self, key: &Key, resource: &Resource) -> Result<Owner, ProviderError> {
+        if self.workspace().is_some() {
+            let doing = format!("take over project {}", resource.name);
+            let words = "projects of agents cannot be taken over in this version";
+            return Err(rejected(Reason::NotSupported, doing, words));
+        }
+        removal::take_over(&self.reach().await?, key, resource).await
+    }
+
     async fn destroy(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {
         if let Some(workspace) = self.workspace() {
             return projects::destroy(&self.session, workspace, key, known).await;

@@ -51,6 +51,7 @@ documents! {
     VOLUME_CREATE Write "RwVolumeCreate" "volume_create.graphql";
     VOLUME_DELETE Write "RwVolumeDelete" "volume_delete.graphql";
     VARIABLES Read "RwVariables" "variables.graphql";
+    VARIABLES_UPSERT Write "RwVariablesUpsert" "variables_upsert.graphql";
     SERVICE_CREATE Write "RwServiceCreate" "service_create.graphql";
     DOMAIN_CREATE Write "RwDomainCreate" "domain_create.graphql";
     CONFIGURE_AND_DEPLOY Write "RwConfigureAndDeploy" "configure_and_deploy.graphql";
@@ -290,6 +291,14 @@ pub async fn limits(session: &Session, input: Value) -> Result<(), Failure> {
 pub async fn no_auto_deploy(session: &Session, input: Value) -> Result<(), Failure> {
     session
         .send::<Accepted>(&AUTO_DEPLOY, json!({ "input": input }))
+        .await
+        .map(drop)
+}
+
+/// Sets variables of a service, beside those that it has.
+pub async fn variables_upsert(session: &Session, input: Value) -> Result<(), Failure> {
+    session
+        .send::<Accepted>(&VARIABLES_UPSERT, json!({ "input": input }))
         .await
         .map(drop)
 }

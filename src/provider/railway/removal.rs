@@ -3,6 +3,8 @@
 //! `Not Authorized` is Railway's answer for a deleted id too: it counts as "gone" only if the same token can read
 //! something else at that moment. Nothing is removed whose owner mark was not read just before.
 
+use serde_json::json;
+
 use crate::api::agent_pool::TokenKind;
 use crate::api::condition::Reason;
 use crate::domain::plan::{UNDER_WAY, UNSETTLED};
@@ -130,6 +132,41 @@ pub(super) async fn owner(reach: &Reach<'_>, resource: &Resource) -> Result<Owne
     let doing = || format!("read the owner mark of service {}", resource.name);
     read.await
         .map_err(|f: Failure| f.into_error(Access::Read, doing()))
+}
+
+/// See [`crate::provider::AgentProvider::take_over`].
+pub(super) async fn take_over(
+    reach: &Reach<'_>,
+    key: &Key,
+    resource: &Resource,
+) -> Result<Owner, ProviderError> {
+    let doing = || format!("put our mark on service {}", resource.name);
+    let read = async {
+        if lives_elsewhere(reach, resource).await? {
+            return Ok(Owner::Elsewhere);
+        }
+        read_mark(reach, &resource.id).await
+    };
+    let owner = read
+        .await
+        .map_err(|f: Failure| f.into_error(Access::Read, doing()))?;
+    if owner != Owner::Unmarked {
+        return Ok(owner);
+    }
+    let scope = &reach.scope;
+    // Not replaced, and deploying nothing: the agent in it must not notice.
+    let input = json!({
+        "projectId": scope.project,
+        "environmentId": scope.environment,
+        "serviceId": resource.id,
+        "variables": {OWNER_VARIABLE: key.mark},
+        "replace": false,
+        "skipDeploys": true,
+    });
+    operation::variables_upsert(reach.session, input)
+        .await
+        .map_err(|f| f.into_error(Access::Write, doing()))?;
+    Ok(Owner::Marked(key.mark.clone()))
 }
 
 /// Whether a service that has no deployment in our environment has one in another environment of the project: it is

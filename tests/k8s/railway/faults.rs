@@ -38,10 +38,11 @@ async fn lost(kind: &str, fault: Value) {
 async fn lost_of(kind: &str, fault: Value, (railway, not): (Value, &[&str])) {
     let mut world = World::start("lost").await;
     let mut mutations = mutations();
-    // Those of agents with projects of their own are met there (`own`).
-    // And those of webhooks and of builds that hang (`webhooks`, `stuck`).
+    // Those of agents with projects of their own are met there (`own`), those of webhooks and of builds that hang in
+    // `webhooks` and `stuck`, and that of taking agents over in `import`.
     let elsewhere = |name: &str| {
-        name.starts_with("RwProject") || name.starts_with("RwRule") || name == "RwCancel"
+        let named = ["RwCancel", "RwVariablesUpsert"].contains(&name);
+        named || name.starts_with("RwProject") || name.starts_with("RwRule")
     };
     mutations.retain(|name, _| !elsewhere(name) && !not.contains(name));
     let mut settings = json!({"volume": {}, "limits": {"cpuMillis": 1000}});
