@@ -39,8 +39,8 @@ sim: ## The whole simulation, optimized: every crash point, every answer, 1,000 
 
 soak: soak-sim soak-race ## Long runs by seed, of the simulation and of real processes; hours
 
-soak-sim: ## Hours of pools in virtual time: AGENTPOOL_SIM_SEEDS of them (10000) from AGENTPOOL_SIM_FIRST (1)
-	AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-10000} $(CARGO) test --profile sim --test sim long_runs -- --nocapture
+soak-sim: ## 10,000 worlds with an hour of trouble each: AGENTPOOL_SIM_SEEDS from AGENTPOOL_SIM_FIRST, _HOURS
+	AGENTPOOL_SIM_SEEDS=$${AGENTPOOL_SIM_SEEDS:-10000} AGENTPOOL_SIM_HOURS=$${AGENTPOOL_SIM_HOURS:-1} $(CARGO) test --profile sim --test sim long_runs -- --nocapture
 
 soak-race: ## 5 rounds of 1,000 claims while real processes are killed and paused: AGENTPOOL_RACE_ROUNDS, _CLAIMS, _SEED
 	$(CLUSTER_SH) build

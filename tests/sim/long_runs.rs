@@ -1,7 +1,7 @@
 //! Hours of pools, users, operators and bad days, from one seed each.
 //!
 //! Replay one: `AGENTPOOL_SIM_FIRST=<seed> AGENTPOOL_SIM_SEEDS=1 cargo test --test sim long_runs -- --nocapture`, with
-//! `AGENTPOOL_SIM_TRACE=1` for its whole history.
+//! `AGENTPOOL_SIM_TRACE=1` for its whole history, and with the run's `AGENTPOOL_SIM_HOURS` where it had one.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use crate::sample::{each, number};
 
 /// Pools in each world.
 const POOLS: usize = 3;
-/// Hours in each world, the last ones in peace.
-const HOURS: u64 = 8;
+/// Hours of trouble in each world, unless `AGENTPOOL_SIM_HOURS` says otherwise; then it comes to rest and is deleted.
+const HOURS: u64 = 6;
 
 fn seconds(n: usize) -> Duration {
     Duration::from_secs(n as u64)
@@ -187,7 +187,8 @@ async fn world_of(seed: u64) -> Duration {
     }
     world.operator();
     let mut n = 0;
-    while world.age() < Duration::from_secs((HOURS - 2) * 3600) {
+    let trouble = Duration::from_secs(number("AGENTPOOL_SIM_HOURS", HOURS) * 3600);
+    while world.age() < trouble {
         something(&mut world, n).await;
         world.checks.assert();
         n += 1;
@@ -242,19 +243,21 @@ fn long_runs() {
     let seeds: Vec<u64> = (first..first + count).collect();
     let replay = |seed: &u64| {
         format!(
-            "seed {seed}: AGENTPOOL_SIM_FIRST={seed} AGENTPOOL_SIM_SEEDS=1 cargo test --test sim long_runs -- --nocapture"
+            "seed {seed}: AGENTPOOL_SIM_HOURS={} AGENTPOOL_SIM_FIRST={seed} AGENTPOOL_SIM_SEEDS=1 cargo test --test sim long_runs -- --nocapture",
+            number("AGENTPOOL_SIM_HOURS", HOURS)
         )
     };
     let (done, hours) = (
         std::sync::atomic::AtomicU64::new(0),
         std::sync::Mutex::new(0.0),
     );
+    let began = std::time::Instant::now();
     each(&seeds, replay, |seed| {
         let lasted = simulate(world_of(*seed));
         *hours.lock().unwrap() += lasted.as_secs_f64() / 3600.0 * POOLS as f64;
         let done = 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if done.is_multiple_of(100) {
-            println!("{done} of {count} seeds");
+            println!("{done} of {count} seeds after {:.0?}", began.elapsed());
         }
     });
     println!(
