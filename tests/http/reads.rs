@@ -191,11 +191,10 @@ async fn a_row_links_to_its_service_s_page_at_railway() {
     let [mut shared, mut own, none] = ["a", "b", "c"].map(|id| instance(id, "Claimed", 1));
     let place = json!({"kind": "Railway", "projectId": "pool-p", "environmentId": "pool-e"});
     let alone = json!({"kind": "Railway", "workspaceId": "w"});
-    shared.spec.provider = Some(serde_json::from_value(place).unwrap());
-    own.spec.provider = Some(serde_json::from_value(alone).unwrap());
-    let status = own.status.as_mut().unwrap().provider.as_mut().unwrap();
-    status.project_id = Some("own-p".to_owned());
-    status.environment_id = Some("own-e".to_owned());
+    shared["spec"]["provider"] = place;
+    own["spec"]["provider"] = alone;
+    own["status"]["provider"]["projectId"] = "own-p".into();
+    own["status"]["provider"]["environmentId"] = "own-e".into();
     world.add([shared, own, none]);
     let rows = world.get("/api/pool/agents?format=list").await.json();
     let pages: Vec<_> = rows
