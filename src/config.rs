@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::http::{PoolKey, Settings, WebhookSecret};
 use crate::telemetry::logs::{self, LogFormat};
 
 mod args;
 
-pub use args::{ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs, ServeArgs};
+pub use args::{
+    ApiArgs, ApplyArgs, ClaimArgs, Cli, Command, CommonArgs, CrdsArgs, ImportArgs, ServeArgs,
+};
 
 /// The variable with the API key itself.
 pub const API_KEY_VARIABLE: &str = "POOL_API_KEY";
@@ -67,6 +69,27 @@ pub enum Invocation {
     Apply(PoolFile),
     /// Claim an agent from a running API.
     Claim(Box<ClaimOrder>),
+    /// Take over the agents of the predecessor.
+    Import(Box<ImportOrder>),
+}
+
+/// What `agentpool import` takes over, and where to.
+#[derive(Clone, Debug)]
+pub struct ImportOrder {
+    /// The tables, in the order in which they count.
+    pub files: Vec<PathBuf>,
+    /// The pool; `None`: the only one there is.
+    pub pool: Option<PoolKey>,
+    /// Nothing is written.
+    pub dry_run: bool,
+    /// The operator's release.
+    pub release: String,
+    /// Its namespace; `None`: the pool's.
+    pub release_namespace: Option<String>,
+    /// The cluster's id, where it is set rather than read.
+    pub cluster_id: Option<String>,
+    /// Railway's endpoint.
+    pub railway_url: String,
 }
 
 /// A file with AgentPools.
@@ -124,6 +147,8 @@ pub struct Config {
     pub agent_connect_to: Option<String>,
     /// The API's address as agents reach it, without a slash at its end.
     pub public_url: Option<String>,
+    /// The secret that Railway's webhooks bring.
+    pub webhook_secret: Option<SecretString>,
     /// How long an orphan must have been seen before the sweep does anything about it.
     pub sweep_grace: Duration,
     /// How long Idempotency-Keys are kept.
@@ -176,12 +201,20 @@ impl Cli {
             Command::Crds(args) => return Ok(Invocation::Crds { kind: args.kind }),
             Command::Apply(args) => return Ok(Invocation::Apply(PoolFile { path: args.file })),
             Command::Claim(args) => return claim_order(args, variable(API_KEY_VARIABLE)),
+            Command::Import(args) => return import_order(args),
             Command::Controller(common) => (Role::Controller, common, None),
             Command::Api(args) => (Role::Api, args.common, Some(args.api)),
             Command::Run(args) => (Role::Run, args.common, Some(args.api)),
         };
-        let api = api.map(|args| api_config(args, &variable)).transpose()?;
-        Ok(Invocation::Serve(Box::new(config(role, common, api)?)))
+        let secret = webhook_secret(variable(WEBHOOK_SECRET_VARIABLE))?;
+        let api = api
+            .map(|args| api_config(args, (&variable, secret.as_ref())))
+            .transpose()?;
+        let config = config(role, common, api)?;
+        Ok(Invocation::Serve(Box::new(Config {
+            webhook_secret: secret,
+            ..config
+        })))
     }
 }
 
@@ -236,6 +269,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
         public_url: given(args.public_url)
             .map(|u| url("--public-url (AGENTPOOL_PUBLIC_URL)", &u))
             .transpose()?,
+        webhook_secret: None,
         sweep_grace: Duration::from_secs(u64::from(args.sweep_grace_seconds)),
         key_kept: Duration::from_secs(u64::from(args.key_seconds)),
         listen: args.listen,
@@ -249,7 +283,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
 
 fn api_config(
     args: ApiArgs,
-    variable: &impl Fn(&str) -> Option<String>,
+    (variable, webhook_secret): (&impl Fn(&str) -> Option<String>, Option<&SecretString>),
 ) -> Result<ApiConfig, ConfigError> {
     let key = variable(API_KEY_VARIABLE);
     let default_pool = given(args.default_pool)
@@ -281,7 +315,7 @@ fn api_config(
             default_pool,
             agents_shape: args.agents_shape,
             public_reads: args.public_reads,
-            webhook_secret: webhook_secret(variable(WEBHOOK_SECRET_VARIABLE))?,
+            webhook_secret: webhook_secret.map(|s| WebhookSecret::new(s.expose_secret())),
             cors_origins,
             ..Settings::default()
         },
@@ -289,7 +323,7 @@ fn api_config(
 }
 
 /// What Railway's webhooks must bring. A short one could be guessed, and deliveries carry nothing else.
-fn webhook_secret(given: Option<String>) -> Result<Option<WebhookSecret>, ConfigError> {
+fn webhook_secret(given: Option<String>) -> Result<Option<SecretString>, ConfigError> {
     let Some(text) = given.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()) else {
         return Ok(None);
     };
@@ -299,7 +333,7 @@ fn webhook_secret(given: Option<String>) -> Result<Option<WebhookSecret>, Config
             problem: format!("has fewer than {WEBHOOK_SECRET_MIN} characters: choose a longer one"),
         });
     }
-    Ok(Some(WebhookSecret::new(&text)))
+    Ok(Some(SecretString::from(text)))
 }
 
 /// The one source of the key. None is refused, and so are two: one of them would be forgotten at a rotation.
@@ -350,6 +384,29 @@ fn claim_order(args: ClaimArgs, key: Option<String>) -> Result<Invocation, Confi
         instructions: args.instructions,
         wait_seconds: args.wait_seconds,
         destroy: args.destroy,
+    })))
+}
+
+fn import_order(args: ImportArgs) -> Result<Invocation, ConfigError> {
+    let pool = given(args.pool)
+        .map(|text| text.parse::<PoolKey>())
+        .transpose()
+        .map_err(|problem| ConfigError {
+            flag: "--pool",
+            problem,
+        })?;
+    let release = name("--release (AGENTPOOL_RELEASE)", Some(args.release))?;
+    Ok(Invocation::Import(Box::new(ImportOrder {
+        files: args.files,
+        pool,
+        dry_run: args.dry_run,
+        release: release.unwrap_or_else(|| "agentpool".to_owned()),
+        release_namespace: name(
+            "--release-namespace (AGENTPOOL_RELEASE_NAMESPACE)",
+            args.release_namespace,
+        )?,
+        cluster_id: cluster_id(args.cluster_id)?,
+        railway_url: url("--railway-url (AGENTPOOL_RAILWAY_URL)", &args.railway_url)?,
     })))
 }
 

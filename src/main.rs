@@ -15,6 +15,10 @@ fn main() -> ExitCode {
         Ok(Invocation::Crds { kind }) => ended(print_crds(kind.as_deref())),
         Ok(Invocation::Apply(file)) => ended(started(app::apply(file))),
         Ok(Invocation::Claim(order)) => ended(started(app::claim(*order))),
+        Ok(Invocation::Import(order)) => match started(app::import(*order)) {
+            Ok(false) => ExitCode::from(app::NOT_ALL_IMPORTED),
+            ended_well => ended(ended_well.map(drop)),
+        },
         Ok(Invocation::Serve(config)) => ended(
             telemetry::logs::init(&config.log_level, config.log_format)
                 .map_err(anyhow::Error::from)
@@ -23,7 +27,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn started(work: impl Future<Output = Result<()>>) -> Result<()> {
+fn started<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = app::runtime().context("cannot start the runtime")?;
     runtime.block_on(work)
 }

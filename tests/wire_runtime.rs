@@ -48,6 +48,7 @@ fn create() -> ClaimCall {
         join_url: None,
         profile_image: None,
         metadata: None,
+        passed_through: std::collections::BTreeMap::new(),
         xmtp_env: "dev".to_owned(),
     }
 }
@@ -382,6 +383,14 @@ async fn each_dialect_has_its_own_call() {
     let full = ClaimCall {
         profile_image: Some("https://example.org/a.png".to_owned()),
         metadata: Some([("team".to_owned(), "a".to_owned())].into()),
+        // What is ours is never taken over, whatever a pool lists.
+        passed_through: [
+            ("theme".to_owned(), json!({"dark": [1, null, "two"]})),
+            ("metadata".to_owned(), json!({"team": "a"})),
+            ("env".to_owned(), json!("production")),
+            ("agentName".to_owned(), json!("Mallory")),
+        ]
+        .into(),
         ..join()
     };
     assert_eq!(
@@ -405,6 +414,7 @@ async fn each_dialect_has_its_own_call() {
     runtime
         .claim(&agent, Dialect::PoolServer, &full, LIMIT)
         .await;
+    runtime.claim(&agent, Dialect::Gateway, &full, LIMIT).await;
     let requests = server.received_requests().await.unwrap();
     let bodies: Vec<Value> = requests.iter().map(|r| r.body_json().unwrap()).collect();
     let (name, text) = ("Tokyo Trip", "Plan the trip of Mrs. Smith");
@@ -416,7 +426,10 @@ async fn each_dialect_has_its_own_call() {
             json!({"inviteUrl": link, "profileName": name, "instructions": text, "env": "dev"}),
             json!({"agentName": name, "instructions": text}),
             json!({"agentName": name, "instructions": text, "joinUrl": link,
-                   "profileImage": "https://example.org/a.png", "metadata": {"team": "a"}}),
+                   "profileImage": "https://example.org/a.png", "metadata": {"team": "a"},
+                   "theme": {"dark": [1, null, "two"]}, "env": "production"}),
+            json!({"inviteUrl": link, "profileName": name, "instructions": text, "env": "dev",
+                   "metadata": {"team": "a"}, "theme": {"dark": [1, null, "two"]}, "agentName": "Mallory"}),
         ],
         "always an object, never a null"
     );

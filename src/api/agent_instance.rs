@@ -114,6 +114,11 @@ pub struct TemplateRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 640))]
     pub image: Option<String>,
+    /// A digest of the values that it got from Secrets, keyed with the release's root key: one that is not the pool's
+    /// present one has drifted. Absent where it got none, or nobody recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub secrets: Option<String>,
 }
 
 /// Where an agent lives and with which credential it is destroyed.
@@ -228,7 +233,8 @@ pub struct AgentInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub token_seq: Option<i64>,
-    /// Which root key the token is derived from: the key's fingerprint.
+    /// Which root key the token is derived from: the key's fingerprint. `imported`: from none, it is in the Secret of
+    /// imported tokens; `none`: the agent was imported without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub token_key: Option<String>,

@@ -24,6 +24,8 @@ pub enum ConditionType {
     Contested,
     /// Pool: the provider has resources called as the pool's are that no AgentInstance is about. Absent where there are none.
     StrayResources,
+    /// Pool: the provider tells us of events. Absent where it is not asked to.
+    WebhookRegistered,
     /// Claim: it has an agent.
     Bound,
 }
@@ -40,6 +42,7 @@ impl ConditionType {
             Self::RolledOut => "RolledOut",
             Self::Contested => "Contested",
             Self::StrayResources => "StrayResources",
+            Self::WebhookRegistered => "WebhookRegistered",
             Self::Bound => "Bound",
         }
     }
@@ -108,6 +111,8 @@ reasons! {
     StatusLost,
     /// Found at the provider with our mark and without an AgentInstance, and perhaps in use: kept for a person.
     Adopted,
+    /// Its state is the one that it had in the table it was imported from.
+    Imported,
     /// Found at the provider with our mark and without an AgentInstance, and not in use: removed.
     OrphanRemoved,
     /// Resources with our mark have no AgentInstance yet or any more.
@@ -202,6 +207,12 @@ reasons! {
     NotSupported,
     /// The provider answers.
     Reachable,
+    /// The provider tells us of events.
+    WebhookRegistered,
+    /// A pool went, and its webhook could not be removed.
+    WebhookLeft,
+    /// A Secret has another content: it is used from now on.
+    SecretRotated,
     /// The pool has its minimum.
     MinimumMet,
     /// The pool is being filled.

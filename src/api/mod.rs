@@ -37,6 +37,15 @@ pub const ANNOTATION_REQUESTS: &str = "pool.convos.org/requests";
 pub const ANNOTATION_REPLACED: &str = "pool.convos.org/replaced-claim";
 /// Annotation that drops an instance's finalizer although resources may be left behind, with the value `true`.
 pub const ANNOTATION_ABANDON: &str = "pool.convos.org/abandon";
+/// The header in which Railway's webhooks bring the secret that tells them from anybody's.
+pub const WEBHOOK_SECRET_HEADER: &str = "X-Pool-Webhook-Secret";
+/// Annotation on an instance that `agentpool import` has recorded and not finished yet, with the value `true`: the
+/// controller leaves it alone until the import, this run or the next, has taken it off.
+pub const ANNOTATION_IMPORTING: &str = "pool.convos.org/importing";
+/// Annotation on an imported instance: when its agent was created, long before the object.
+pub const ANNOTATION_CREATED: &str = "pool.convos.org/created-at";
+/// Field manager of the writes of `agentpool import`.
+pub const MANAGER_IMPORT: &str = "agentpool-import";
 /// Field manager of the controller's writes.
 pub const MANAGER_CONTROLLER: &str = "agentpool-controller";
 /// Field manager of the claim service's writes.

@@ -25,7 +25,7 @@ use crate::claim::replicas::Replicas;
 use crate::claim::service::ClaimService;
 use crate::claim::stock::Stock;
 use crate::config::{API_KEY_VARIABLE, ApiConfig, ApiKeySource};
-use crate::domain::token::Purpose;
+use crate::domain::token::{IMPORTED, Purpose};
 use crate::http::{self, ApiKeys, AppState, Callers, ReadyFlag};
 use crate::k8s::secret::RootKeys;
 use crate::operations::Operations;
@@ -123,12 +123,14 @@ pub(super) fn tokens(root_keys: RootKeys, pools: Store<AgentPool>) -> http::Toke
             return None;
         }
         let status = instance.status.as_ref()?;
-        root_keys.get()?.token(
-            Purpose::Gateway,
-            &instance.spec.id,
-            status.token_seq.unwrap_or(1),
-            status.token_key.as_deref(),
-        )
+        let (n, key) = (status.token_seq.unwrap_or(1), status.token_key.as_deref());
+        let keys = root_keys.get()?;
+        let token = keys.token(Purpose::Gateway, &instance.spec.id, n, key);
+        // Imported lately: the next call shows it.
+        if token.is_none() && key == Some(IMPORTED) {
+            root_keys.read_again();
+        }
+        token
     })
 }
 

@@ -15,6 +15,7 @@ use crate::api::{AgentClaim, AgentInstance, AgentPool};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
+use crate::controllers::hooks::Hooks;
 use crate::controllers::images::Images;
 use crate::controllers::memory::Memories;
 use crate::controllers::sweep::Sweeps;
@@ -26,7 +27,7 @@ use crate::provider::account::Purpose;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
 use crate::provider::sprites::{self, SpritesProvider};
-use crate::provider::{AgentProvider, Class};
+use crate::provider::{AgentProvider, Class, HookSettings};
 use crate::services::registry::Registry;
 use crate::telemetry::Metrics;
 
@@ -92,17 +93,21 @@ pub(super) struct Transports {
     sprites: sprites::Transport,
 }
 
-fn transports(config: &Config, clock: &Clock) -> Result<Transports> {
-    let sprites = sprites::Transport::new(&config.sprites_url, clock.clone());
+pub(super) fn transports(
+    railway_url: &str,
+    sprites_url: &str,
+    clock: &Clock,
+) -> Result<Transports> {
+    let sprites = sprites::Transport::new(sprites_url, clock.clone());
     Ok(Transports {
-        railway: Transport::new(&config.railway_url, clock.clone()).context("Railway")?,
+        railway: Transport::new(railway_url, clock.clone()).context("Railway")?,
         sprites: sprites.context("Sprites")?,
     })
 }
 
 fn outside(config: &Config, clock: &Clock) -> Result<Outside> {
     Ok(Outside {
-        transports: transports(config, clock)?,
+        transports: transports(&config.railway_url, &config.sprites_url, clock)?,
         registry: Registry::new(&config.registry_url).context("the registry")?,
     })
 }
@@ -120,7 +125,7 @@ fn context(
     );
     let connect = Connector {
         transports: outside.transports.clone(),
-        config: process.config.clone(),
+        railway_url: process.config.railway_url.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
     };
@@ -133,6 +138,7 @@ fn context(
     );
     let ctx = Arc::new(Ctx {
         images,
+        hooks: Hooks::new(hook_settings(&process.config)),
         fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
         events: Events::new(client.clone(), "agentpool", &process.holder),
         client,
@@ -164,6 +170,14 @@ fn context(
     ctx
 }
 
+/// Where Railway is to tell us of events; `None` without a public address and a secret of its own.
+fn hook_settings(config: &Config) -> Option<HookSettings> {
+    Some(HookSettings {
+        url: format!("{}/webhooks/railway", config.public_url.as_ref()?),
+        secret: config.webhook_secret.clone()?,
+    })
+}
+
 /// The reconcilers, until the process stops.
 async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     let (pools_touched, instances_touched) = (ctx.pool_queue.open(), ctx.instance_queue.open());
@@ -179,6 +193,7 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     tokio::join!(
         controllers::sweep::run(ctx.clone(), stop.clone()),
         controllers::claims::expire(ctx.clone(), stop.clone()),
+        controllers::hooks::run(ctx.clone(), stop.clone()),
         controllers::run(
             "claim",
             ctx.clone(),
@@ -209,8 +224,12 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
 /// Providers for claims, which prepare agents inside their machines.
 pub(super) fn fleet(process: &Process) -> Result<Fleet> {
     let connect = Connector {
-        transports: transports(&process.config, &process.clock)?,
-        config: process.config.clone(),
+        transports: transports(
+            &process.config.railway_url,
+            &process.config.sprites_url,
+            &process.clock,
+        )?,
+        railway_url: process.config.railway_url.clone(),
         clock: process.clock.clone(),
         metrics: process.metrics.clone(),
     };
@@ -221,7 +240,7 @@ pub(super) fn fleet(process: &Process) -> Result<Fleet> {
 /// Makes the real providers.
 pub(super) struct Connector {
     pub(super) transports: Transports,
-    pub(super) config: Config,
+    pub(super) railway_url: String,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
 }
@@ -254,7 +273,7 @@ impl CallObserver for Observer {
 impl Connector {
     fn railway(&self, scope: &Scope, token: SecretString) -> Result<RailwayProvider, Trouble> {
         let config = RailwayConfig {
-            base_url: self.config.railway_url.clone(),
+            base_url: self.railway_url.clone(),
             token,
             token_kind: scope.token_kind,
             project_id: scope.project_id.clone(),

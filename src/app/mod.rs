@@ -6,6 +6,7 @@
 mod api;
 mod commands;
 mod controllers;
+mod import;
 mod leadership;
 mod ports;
 mod prerequisites;
@@ -37,6 +38,7 @@ use crate::runtime::client::HttpRuntime;
 use crate::telemetry::Metrics;
 
 pub use commands::{apply, claim};
+pub use import::{NOT_ALL_IMPORTED, import};
 
 use api::api_router;
 use controllers::start_controllers;

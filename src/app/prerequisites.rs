@@ -1,10 +1,13 @@
 //! What the cluster has to have before anything is reconciled: the CRDs, an id, the root key.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
+use secrecy::SecretString;
 use tokio::sync::SetOnce;
 
 use super::ports::task;
@@ -14,6 +17,9 @@ use crate::api::GROUP;
 use crate::domain::token::RootKey;
 use crate::k8s::error::chain;
 use crate::k8s::secret::{self};
+
+/// Two readings of the root key, one of them asked for, are at least this far apart.
+const READ_APART: Duration = Duration::from_millis(500);
 
 /// Repeats `attempt` until it succeeds or the process stops; each new reason for failing is logged once.
 pub(super) async fn insist<T, F>(process: &Process, attempt: impl Fn() -> F) -> Option<T>
@@ -89,10 +95,15 @@ pub(super) async fn crds_installed(client: &Client) -> Result<(), String> {
 }
 
 pub(super) async fn cluster_id(process: &Process) -> Result<String, String> {
-    if let Some(id) = &process.config.cluster_id {
-        return Ok(id.clone());
+    cluster_id_of(&process.client, process.config.cluster_id.as_deref()).await
+}
+
+/// The id that is set, else the UID of namespace kube-system.
+pub(super) async fn cluster_id_of(client: &Client, set: Option<&str>) -> Result<String, String> {
+    if let Some(id) = set {
+        return Ok(id.to_owned());
     }
-    let api: Api<Namespace> = Api::all(process.client.clone());
+    let api: Api<Namespace> = Api::all(client.clone());
     let found = api.get("kube-system").await.map_err(|e| {
         format!("the cluster's id cannot be read from namespace kube-system (set --cluster-id / AGENTPOOL_CLUSTER_ID): {e}")
     })?;
@@ -100,6 +111,23 @@ pub(super) async fn cluster_id(process: &Process) -> Result<String, String> {
         .metadata
         .uid
         .ok_or_else(|| "namespace kube-system has no UID".to_owned())
+}
+
+/// The tokens of imported agents. What cannot be read is told once and holds nothing else up.
+async fn imported_tokens(process: &Process, told: &mut String) -> BTreeMap<String, SecretString> {
+    let namespace = &process.config.release_namespace;
+    let name = secret::imported_tokens_name(&process.config.release);
+    match secret::imported_tokens(&process.client, namespace, &name).await {
+        Ok(tokens) => tokens,
+        Err(error) => {
+            let text = chain(&error);
+            if text != *told {
+                tracing::warn!("agents that were imported cannot be called: {text}");
+                *told = text;
+            }
+            BTreeMap::new()
+        }
+    }
 }
 
 /// Reads the root key, makes it where there is none, and follows its rotation; set once it is there.
@@ -114,6 +142,7 @@ pub(super) fn start_root_key(
         if !wait_for(&shared, prepared.wait()).await {
             return;
         }
+        let mut told = String::new();
         loop {
             let read = || async {
                 let c = &shared.config;
@@ -129,12 +158,15 @@ pub(super) fn start_root_key(
             let Some((current, previous)) = insist(&shared, read).await else {
                 return;
             };
-            shared.root_keys.set(RootKey::new(current, previous));
+            let imported = imported_tokens(&shared, &mut told).await;
+            let key = RootKey::new(current, previous);
+            shared.root_keys.set(key.with_imported(imported));
             flag.set(true);
             // Err: it is set already.
             let _ = latch.set(());
             tokio::select! {
                 () = shared.clock.sleep(ROOT_KEY_EVERY) => {}
+                () = shared.root_keys.asked_again() => shared.clock.sleep(READ_APART).await,
                 () = shared.shutdown.cancelled() => return,
             }
         }

@@ -37,6 +37,8 @@ pub struct ClaimRequest {
     pub profile_image: Option<String>,
     /// Profile metadata.
     pub metadata: Option<BTreeMap<String, String>>,
+    /// What the pool passes through to its agents (`claim.passThroughFields`), as it was given.
+    pub passed_through: BTreeMap<String, serde_json::Value>,
     /// Who asks: api, admin, landing, lite.
     pub source: String,
     /// Only an agent of this kind, `openclaw` or `hermes`.

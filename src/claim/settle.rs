@@ -15,7 +15,7 @@ use crate::domain::agent::{ClaimCall, Dialect, Probe};
 use crate::domain::instance::outcome::Outcome;
 use crate::domain::instance::status;
 use crate::domain::settlement::{self, Evidence, Kept, Settlement, Step, Terms};
-use crate::domain::token::Purpose;
+use crate::domain::token::{NO_TOKEN, Purpose};
 use crate::k8s::error::{K8sError, within};
 use crate::k8s::{CALL_LIMIT, patch};
 use crate::runtime::Agent;
@@ -42,7 +42,7 @@ struct Reserved<'a> {
 impl Inner {
     /// From the reservation to the answer, or to the next instance.
     pub(super) async fn attempt(&self, run: &mut Run<'_>, instance: AgentInstance) -> Attempt {
-        let (agent, dialect) = match self.agent(run, &instance) {
+        let (agent, dialect) = match self.agent(run, &instance).await {
             Ok(found) => found,
             Err(text) => return self.put_back(run, &instance, text).await,
         };
@@ -159,7 +159,11 @@ impl Inner {
         }
     }
 
-    fn agent(&self, run: &Run<'_>, reserved: &AgentInstance) -> Result<(Agent, Dialect), String> {
+    async fn agent(
+        &self,
+        run: &Run<'_>,
+        reserved: &AgentInstance,
+    ) -> Result<(Agent, Dialect), String> {
         let status = reserved
             .status
             .as_ref()
@@ -174,8 +178,10 @@ impl Inner {
         let token = match run.pool.spec.runtime.auth {
             RuntimeAuth::None => None,
             RuntimeAuth::Shared => run.shared_key.clone(),
+            RuntimeAuth::Instance if status.token_key.as_deref() == Some(NO_TOKEN) => None,
             RuntimeAuth::Instance => Some(
                 self.token(reserved)
+                    .await
                     .ok_or("the agent's token cannot be derived: its root key is gone")?,
             ),
         };
@@ -189,15 +195,12 @@ impl Inner {
         ))
     }
 
-    fn token(&self, instance: &AgentInstance) -> Option<SecretString> {
+    async fn token(&self, instance: &AgentInstance) -> Option<SecretString> {
         let status = instance.status.as_ref();
         let n = status.and_then(|s| s.token_seq).unwrap_or(1);
-        self.root_keys.get()?.token(
-            Purpose::Gateway,
-            &instance.spec.id,
-            n,
-            status.and_then(|s| s.token_key.as_deref()),
-        )
+        let key = status.and_then(|s| s.token_key.as_deref());
+        let id = &instance.spec.id;
+        self.root_keys.token(Purpose::Gateway, id, n, key).await
     }
 
     /// Nothing was done to the agent: the claim is cleared and the turn raised, so that it is proven anew.
@@ -363,6 +366,7 @@ fn call_of(run: &Run<'_>) -> ClaimCall {
         join_url: run.request.join_url.clone(),
         profile_image: run.request.profile_image.clone(),
         metadata: run.request.metadata.clone(),
+        passed_through: run.request.passed_through.clone(),
         xmtp_env: run.template.xmtp_env(),
     }
 }

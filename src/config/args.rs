@@ -35,6 +35,9 @@ pub enum Command {
     Crds(CrdsArgs),
     /// Applies the AgentPools of a file, as the chart does with its `pools`. Deletes none.
     Apply(ApplyArgs),
+    /// Takes over the agents of the predecessor: the rows of its table become AgentInstances. The predecessor is stopped
+    /// first. Ends with 0 when every row is taken, 3 when some are not; a second run goes on where the first ended.
+    Import(ImportArgs),
     /// Claims an agent from a running API and prints the answer; the key is in POOL_API_KEY.
     Claim(ClaimArgs),
 }
@@ -44,6 +47,33 @@ pub enum Command {
 pub struct ApplyArgs {
     /// A file of YAML documents, AgentPools all of them.
     pub(super) file: PathBuf,
+}
+
+/// What is imported, and where to.
+#[derive(Args, Clone, Debug)]
+pub struct ImportArgs {
+    /// A table: CSV with a header, one JSON object to a line, or a JSON array. Several times: the first of them counts,
+    /// the others fill what it leaves open (agent_metadata, instance_infra, instance_services).
+    #[arg(long = "file", required = true)]
+    pub(super) files: Vec<PathBuf>,
+    /// The pool that the agents belong to from now on, <namespace>/<name> [default: the only one there is].
+    #[arg(long)]
+    pub(super) pool: Option<String>,
+    /// Says what would be done, row by row, and writes nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// The operator's release: the agents' tokens go into its Secret <release>-imported-tokens.
+    #[arg(long, env = "AGENTPOOL_RELEASE", default_value = "agentpool")]
+    pub(super) release: String,
+    /// The namespace of the release [default: the pool's].
+    #[arg(long, env = "AGENTPOOL_RELEASE_NAMESPACE")]
+    pub(super) release_namespace: Option<String>,
+    /// The cluster's id in owner marks, where the operator has one set [default: the UID of namespace kube-system].
+    #[arg(long, env = "AGENTPOOL_CLUSTER_ID")]
+    pub(super) cluster_id: Option<String>,
+    /// Railway's GraphQL endpoint.
+    #[arg(long, env = "AGENTPOOL_RAILWAY_URL", default_value = DEFAULT_RAILWAY_URL)]
+    pub(super) railway_url: String,
 }
 
 /// What is claimed.

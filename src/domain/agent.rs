@@ -104,6 +104,8 @@ pub struct ClaimCall {
     pub profile_image: Option<String>,
     /// Profile metadata, strings only.
     pub metadata: Option<std::collections::BTreeMap<String, String>>,
+    /// Further fields, sent as they are. None of them takes the place of a field above.
+    pub passed_through: std::collections::BTreeMap<String, serde_json::Value>,
     /// The XMTP network, `dev` or `production`; sent in dialect Gateway only, whose own default is production.
     pub xmtp_env: String,
 }

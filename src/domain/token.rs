@@ -2,6 +2,8 @@
 //!
 //! `HMAC-SHA256(root key, purpose ‖ 0 ‖ id ‖ 0 ‖ n)`; n rises with each recycle and locks the last user out.
 
+use std::collections::BTreeMap;
+
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::Sha256;
@@ -9,10 +11,16 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::api::names;
 
-/// The release's root keys.
+/// `status.tokenKey` of an agent that brought its token along: it is derived from nothing.
+pub const IMPORTED: &str = "imported";
+/// `status.tokenKey` of an agent that was imported without a token: it is called without one.
+pub const NO_TOKEN: &str = "none";
+
+/// The release's root keys, and the tokens of imported agents.
 pub struct RootKey {
     current: SecretBox<[u8]>,
     previous: Option<SecretBox<[u8]>>,
+    imported: BTreeMap<String, SecretString>,
 }
 
 /// What a token is for.
@@ -42,7 +50,21 @@ impl RootKey {
         Self {
             current: SecretBox::new(current.into_boxed_slice()),
             previous: previous.map(|p| SecretBox::new(p.into_boxed_slice())),
+            imported: BTreeMap::new(),
         }
+    }
+
+    /// The same with the tokens that imported agents brought along, by the name of their AgentInstance.
+    #[must_use]
+    pub fn with_imported(mut self, tokens: BTreeMap<String, SecretString>) -> Self {
+        self.imported = tokens;
+        self
+    }
+
+    /// The token that an agent brought along; no later one of it, and none for another purpose.
+    fn imported(&self, purpose: Purpose, id: &str, n: i64) -> Option<SecretString> {
+        let own = purpose == Purpose::Gateway && n == 1;
+        own.then(|| self.imported.get(&names::object_name(id)).cloned())?
     }
 
     /// The current key's fingerprint, for `status.tokenKey`.
@@ -59,6 +81,9 @@ impl RootKey {
         n: i64,
         key: Option<&str>,
     ) -> Option<SecretString> {
+        if key == Some(IMPORTED) {
+            return self.imported(purpose, id, n);
+        }
         let root = match key {
             None => &self.current,
             Some(key) if key == fingerprint(&self.current) => &self.current,
@@ -72,6 +97,23 @@ impl RootKey {
         mac.update(&[0]);
         mac.update(n.to_string().as_bytes());
         Some(SecretString::from(names::hex(&mac.finalize().into_bytes())))
+    }
+
+    /// A digest of values of Secrets, each with its Secret's name and its key; after a space the same by the key before the
+    /// last rotation, so that a rotation of the root key alone changes nothing that was recorded. Without the key nobody
+    /// can try values against it.
+    pub fn digests(&self, values: &[[&str; 3]]) -> String {
+        let digest = |root: &SecretBox<[u8]>| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(root.expose_secret())
+                .expect("HMAC takes keys of any length");
+            for part in std::iter::once("secrets").chain(values.iter().copied().flatten()) {
+                mac.update(part.as_bytes());
+                mac.update(&[0]);
+            }
+            names::hex(&mac.finalize().into_bytes())[..12].to_owned()
+        };
+        let all = std::iter::once(&self.current).chain(self.previous.as_ref());
+        all.map(digest).collect::<Vec<_>>().join(" ")
     }
 
     /// Whether `given` is the token number `n` of an instance. Takes the same time wherever they differ. Where no key is
@@ -185,6 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_tells_of_each_value_and_survives_a_rotation_of_the_root_key() {
+        let (old, new) = (
+            RootKey::new(vec![1; 32], None),
+            RootKey::new(vec![2; 32], Some(vec![1; 32])),
+        );
+        let values = [["s", "k", "v"], ["s", "l", "w"]];
+        let was = old.digests(&values);
+        assert_eq!(was.len(), 12);
+        assert!(new.digests(&values).ends_with(&format!(" {was}")));
+        for other in [
+            [["s", "k", "x"], ["s", "l", "w"]],
+            [["s", "k", "v"], ["t", "l", "w"]],
+            [["s", "kv", ""], ["s", "l", "w"]],
+        ] {
+            assert_ne!(old.digests(&other), was);
+        }
+    }
+
+    #[test]
     fn a_token_is_known_by_the_key_that_is_recorded_with_its_instance() {
         let (old, new) = (
             RootKey::new(vec![1; 32], None),
@@ -211,6 +272,32 @@ mod tests {
             }
         }
         assert!(!knows(Some("rotated away"), &was));
+    }
+
+    #[test]
+    fn an_imported_agent_has_the_token_it_brought_and_no_other() {
+        let key = || RootKey::new(vec![1; 32], None);
+        let object = names::object_name("rnM8UBQ_fZCz");
+        let brought = BTreeMap::from([(object, SecretString::from("brought along"))]);
+        let with = key().with_imported(brought);
+        let of = |id, n, key| with.token(Purpose::Gateway, id, n, Some(key));
+        assert_eq!(text(of("rnM8UBQ_fZCz", 1, IMPORTED)), "brought along");
+        assert!(of("another", 1, IMPORTED).is_none());
+        assert!(of("rnM8UBQ_fZCz", 2, IMPORTED).is_none(), "recycled since");
+        assert!(of("rnM8UBQ_fZCz", 1, NO_TOKEN).is_none());
+        let setup = with.token(Purpose::Setup, "rnM8UBQ_fZCz", 1, Some(IMPORTED));
+        assert!(setup.is_none());
+        let whose = ("rnM8UBQ_fZCz", 1);
+        let knows = |given| with.is_token(Purpose::Gateway, whose, Some(IMPORTED), given);
+        assert!(knows("brought along"));
+        let derived = text(with.token(Purpose::Gateway, "rnM8UBQ_fZCz", 1, None));
+        assert!(!knows(&derived), "one that we would have given it");
+        assert!(!with.is_token(Purpose::Gateway, whose, Some(NO_TOKEN), ""));
+        assert!(
+            key()
+                .token(Purpose::Gateway, "a", 1, Some(IMPORTED))
+                .is_none()
+        );
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
 
-use crate::api::AgentInstance;
 use crate::api::agent_instance::ClaimStatus;
+use crate::api::{ANNOTATION_CREATED, AgentInstance};
 use crate::domain::instance::phase::{Phase, is_protected, phase_of};
 
 /// What a row may show.
@@ -28,7 +28,7 @@ pub fn row(instance: &AgentInstance, provider: &str, shown: &Shown) -> Value {
     row.set(["provider"], json!(kind));
     row.set(["status"], json!(phase_of(instance).wire()));
     row.set(["protected"], json!(is_protected(instance)));
-    row.set(CREATED, time(instance.metadata.creation_timestamp.as_ref()));
+    row.set(CREATED, created_at(instance));
     row.set(CLAIMED, time(claimed_at(instance).as_ref()));
     row.set(UPDATED, time(updated_at(instance)));
     conversation(&mut row, instance, shown);
@@ -90,6 +90,24 @@ fn resource(row: &mut Row, instance: &AgentInstance) {
         ["serviceId", "service_id", "railway_service_id"],
         json!(at.and_then(|p| p.service_id.as_deref())),
     );
+    let place = instance.spec.provider.as_ref();
+    let project = at.and_then(|p| p.project_id.as_deref());
+    let project = project.or(place.and_then(|p| p.project_id.as_deref()));
+    let environment = at.and_then(|p| p.environment_id.as_deref());
+    let environment = environment.or(place.and_then(|p| p.environment_id.as_deref()));
+    row.set(
+        ["projectId", "project_id", "railway_project_id"],
+        json!(project),
+    );
+    row.set(
+        ["environmentId", "environment_id", "railway_environment_id"],
+        json!(environment),
+    );
+    let service = at.and_then(|p| p.service_id.as_deref());
+    row.set(
+        ["providerUrl", "provider_url"],
+        json!(railway_page(project, environment, service)),
+    );
     row.set(
         ["deployStatus", "deploy_status"],
         json!(at.and_then(|p| p.deploy_status.as_deref())),
@@ -110,6 +128,18 @@ fn resource(row: &mut Row, instance: &AgentInstance) {
         ["runtimeType", "runtime_type"],
         json!(runtime.and_then(|r| r.kind.as_deref())),
     );
+}
+
+/// The page of an agent's service in Railway's dashboard: in the agent's own project, where it has one. A sprite has no
+/// page whose address could be told from its ids.
+fn railway_page(
+    project: Option<&str>,
+    environment: Option<&str>,
+    service: Option<&str>,
+) -> Option<String> {
+    let (project, environment, service) = (project?, environment?, service?);
+    let page = format!("https://railway.com/project/{project}/service/{service}");
+    Some(format!("{page}?environmentId={environment}"))
 }
 
 /// What came of the present claim.
@@ -139,6 +169,15 @@ pub fn claimed_at(instance: &AgentInstance) -> Option<Time> {
             .or_else(|| Some(claim.requested_at.clone())),
         None if phase_of(instance) == Phase::Claiming => None,
         None => Some(claim.requested_at.clone()),
+    }
+}
+
+/// When the agent was created: before its object, where it was imported.
+fn created_at(instance: &AgentInstance) -> Value {
+    let annotations = instance.metadata.annotations.as_ref();
+    match annotations.and_then(|a| a.get(ANNOTATION_CREATED)) {
+        Some(told) => json!(told),
+        None => time(instance.metadata.creation_timestamp.as_ref()),
     }
 }
 

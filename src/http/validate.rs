@@ -15,6 +15,7 @@ const DEFAULT_INSTRUCTIONS: &str = "You are a helpful AI assistant.";
 const MAX_NAME_CHARS: usize = 200;
 const MAX_INSTRUCTIONS_BYTES: usize = 100_000;
 const MAX_SOURCE_CHARS: usize = 63;
+const MAX_PASSED_BYTES: usize = 16 * 1024;
 
 /// The claim that a body asks for, or the 400 that it gets.
 pub fn claim_request(
@@ -39,6 +40,7 @@ pub fn claim_request(
         join_url::check_environment(url, environment)?;
     }
     let metadata = metadata.map(strings).transpose()?;
+    let passed_through = passed_through(&spec.claim.pass_through_fields, body)?;
     let agent_name = agent_name.map_or_else(|| default_name(spec), str::to_owned);
     let instructions = instructions.unwrap_or(DEFAULT_INSTRUCTIONS).to_owned();
     check_limits(&agent_name, &instructions)?;
@@ -60,6 +62,7 @@ pub fn claim_request(
         join_url,
         profile_image,
         metadata,
+        passed_through,
         source,
         runtime,
         reference: None,
@@ -139,6 +142,28 @@ fn strings(map: &Map<String, Value>) -> Result<BTreeMap<String, String>, ApiErro
     pairs
         .collect::<Option<_>>()
         .ok_or_else(|| ApiError::bad_request("metadata values must be strings"))
+}
+
+/// The fields that the pool passes through, as they came. Null is none, as everywhere; all others are nobody's.
+fn passed_through(
+    fields: &[String],
+    body: &Map<String, Value>,
+) -> Result<BTreeMap<String, Value>, ApiError> {
+    let given = |name: &String| Some((name.clone(), body.get(name)?.clone()));
+    let found = fields.iter().filter_map(given);
+    let found: BTreeMap<_, _> = found.filter(|(_, value)| !value.is_null()).collect();
+    let bytes: usize = found
+        .iter()
+        .map(|(k, v)| k.len() + v.to_string().len())
+        .sum();
+    if bytes > MAX_PASSED_BYTES {
+        let names: Vec<&str> = found.keys().map(String::as_str).collect();
+        return Err(ApiError::bad_request(format!(
+            "{} must have at most {MAX_PASSED_BYTES} bytes together",
+            names.join(", ")
+        )));
+    }
+    Ok(found)
 }
 
 /// Who asks, for logs and metrics: not worth a refusal.

@@ -157,6 +157,7 @@ fn a_full_body_comes_through() {
         join_url: Some("https://dev.convos.org/v2?i=1".into()),
         profile_image: Some("https://x/p.png".into()),
         metadata: Some(BTreeMap::from([("k".into(), "v".into())])),
+        passed_through: BTreeMap::new(),
         source: "landing".into(),
         runtime: Some("hermes".into()),
         reference: None,
@@ -223,6 +224,39 @@ fn require_fields_decides_and_defaults_fill() {
         claim(json!({}), "staging", &blank).unwrap().agent_name,
         DEFAULT_NAME
     );
+}
+
+/// About: M03
+#[test]
+fn fields_that_the_pool_names_are_passed_through_and_no_others() {
+    let pool = json!({"claim": {"passThroughFields": ["theme", "metadata", "none", "absent"]}});
+    let body = json!({"agentName": "a", "instructions": "i", "theme": {"dark": [true, null]}, "metadata": {"k": "v"},
+        "none": null, "other": 1});
+    let got = claim(pool.clone(), "staging", &body).unwrap();
+    let want = [
+        ("metadata", json!({"k": "v"})),
+        ("theme", json!({"dark": [true, null]})),
+    ];
+    let want: BTreeMap<_, _> = want.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+    assert_eq!(got.passed_through, want);
+    let plain = claim(json!({}), "staging", &body).unwrap();
+    assert!(plain.passed_through.is_empty());
+
+    // Listed or not, what the product knows is checked.
+    let odd = json!({"agentName": "a", "instructions": "i", "metadata": 1});
+    assert_eq!(
+        claim(pool.clone(), "staging", &odd).unwrap_err(),
+        "metadata must be an object if provided"
+    );
+    let sized =
+        |length: usize| json!({"agentName": "a", "instructions": "i", "theme": "x".repeat(length)});
+    let most = MAX_PASSED_BYTES - "theme".len() - 2;
+    assert!(claim(pool.clone(), "staging", &sized(most)).is_ok());
+    assert_eq!(
+        claim(pool, "staging", &sized(most + 1)).unwrap_err(),
+        "theme must have at most 16384 bytes together"
+    );
+    assert!(claim(json!({}), "staging", &sized(most + 1)).is_ok());
 }
 
 #[test]

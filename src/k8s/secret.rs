@@ -2,18 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource};
-use secrecy::SecretString;
-use tokio::sync::watch;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{Notify, watch};
 
 use super::CALL_LIMIT;
 use super::error::{K8sError, within};
+use crate::api::MANAGER_IMPORT;
 use crate::api::agent_pool::SecretKeyRef;
-use crate::domain::token::RootKey;
+use crate::domain::token::{IMPORTED, Purpose, RootKey};
 
 /// Why a value could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -182,16 +184,84 @@ pub async fn root_key(
     Ok((current.0, data.remove(ROOT_PREVIOUS).map(|k| k.0)))
 }
 
+/// How long somebody waits for the tokens of imported agents to be read again.
+const READ_AGAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// The Secret of a release with the tokens that imported agents brought along, under the names of their AgentInstances.
+pub fn imported_tokens_name(release: &str) -> String {
+    format!("{release}-imported-tokens")
+}
+
+/// What is in it; nothing where there is none. An empty value is no token.
+pub async fn imported_tokens(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<BTreeMap<String, SecretString>, K8sError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let doing = || format!("read Secret {namespace}/{name}");
+    let data = within(CALL_LIMIT, doing, api.get_opt(name)).await?;
+    let data = data.and_then(|s| s.data).unwrap_or_default();
+    let texts = data
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, String::from_utf8(value.0).ok()?)));
+    Ok(texts
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(key, text)| (key, SecretString::from(text)))
+        .collect())
+}
+
+/// Adds values to a Secret, and makes it where there is none. What else is in it stays.
+pub async fn add_values(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    values: &BTreeMap<String, SecretString>,
+) -> Result<(), K8sError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let values = values
+        .iter()
+        .map(|(key, value)| (key.clone(), value.expose_secret().to_owned()));
+    let new = Secret {
+        metadata: kube::api::ObjectMeta {
+            name: Some(name.to_owned()),
+            ..Default::default()
+        },
+        string_data: Some(values.collect()),
+        ..Default::default()
+    };
+    let post = PostParams {
+        field_manager: Some(MANAGER_IMPORT.to_owned()),
+        ..PostParams::default()
+    };
+    let doing = || format!("create Secret {namespace}/{name}");
+    match within(CALL_LIMIT, doing, api.create(&post, &new)).await {
+        Err(e) if e.is_conflict() => {}
+        other => return other.map(drop),
+    }
+    let params = PatchParams {
+        field_manager: Some(MANAGER_IMPORT.to_owned()),
+        ..PatchParams::default()
+    };
+    let patch = Patch::Merge(serde_json::json!({"stringData": new.string_data}));
+    let doing = || format!("add to Secret {namespace}/{name}");
+    let patched = api.patch(name, &params, &patch);
+    within(CALL_LIMIT, doing, patched).await.map(drop)
+}
+
 /// The release's root keys, once they are read; shared by everything that derives tokens.
 #[derive(Clone)]
 pub struct RootKeys {
     keys: Arc<watch::Sender<Option<Arc<RootKey>>>>,
+    /// Somebody lacks a token that may have been imported since they were read.
+    again: Arc<Notify>,
 }
 
 impl Default for RootKeys {
     fn default() -> Self {
         Self {
             keys: Arc::new(watch::Sender::new(None)),
+            again: Arc::default(),
         }
     }
 }
@@ -212,6 +282,35 @@ impl RootKeys {
             // Never closed: this holds the sender.
             let _ = changes.changed().await;
         }
+    }
+
+    /// A token as [`RootKey::token`] has it. One that was imported after they were read is read first. Cancel-safe;
+    /// at most 5 s.
+    pub async fn token(
+        &self,
+        purpose: Purpose,
+        id: &str,
+        n: i64,
+        key: Option<&str>,
+    ) -> Option<SecretString> {
+        let mut changes = self.keys.subscribe();
+        let found = self.get()?.token(purpose, id, n, key);
+        if found.is_some() || key != Some(IMPORTED) {
+            return found;
+        }
+        self.read_again();
+        let _ = tokio::time::timeout(READ_AGAIN_WITHIN, changes.changed()).await;
+        self.get()?.token(purpose, id, n, key)
+    }
+
+    /// Asks whoever reads them to do it now.
+    pub fn read_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Returns when somebody has asked for them to be read again. Cancel-safe.
+    pub async fn asked_again(&self) {
+        self.again.notified().await;
     }
 
     /// Replaces them.

@@ -13,7 +13,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::error::chain;
-use crate::api::{ANNOTATION_ABANDON, AgentClaim, AgentInstance, AgentPool, LABEL_PROTECTED};
+use crate::api::{
+    ANNOTATION_ABANDON, ANNOTATION_CREATED, ANNOTATION_IMPORTING, AgentClaim, AgentInstance,
+    AgentPool, LABEL_PROTECTED,
+};
 
 /// What caches keep of instructions: enough for a listing.
 pub const INSTRUCTIONS_KEPT: usize = 256;
@@ -130,8 +133,9 @@ pub fn trim_pool(pool: &mut AgentPool) {
 pub fn trim_instance(instance: &mut AgentInstance) {
     let metadata = &mut instance.metadata;
     metadata.managed_fields = None;
-    keep(&mut metadata.labels, LABEL_PROTECTED);
-    keep(&mut metadata.annotations, ANNOTATION_ABANDON);
+    keep(&mut metadata.labels, &[LABEL_PROTECTED]);
+    let told = [ANNOTATION_ABANDON, ANNOTATION_CREATED, ANNOTATION_IMPORTING];
+    keep(&mut metadata.annotations, &told);
     let claim = instance.spec.claim.as_mut();
     if let Some(text) = claim.and_then(|c| c.instructions.as_mut())
         && let Some((end, _)) = text.char_indices().nth(INSTRUCTIONS_KEPT)
@@ -141,10 +145,10 @@ pub fn trim_instance(instance: &mut AgentInstance) {
     }
 }
 
-/// Keeps one entry; without it not even the map, which takes half a KiB for its first entry.
-fn keep(map: &mut Option<BTreeMap<String, String>>, key: &str) {
+/// Keeps these entries; without any not even the map, which takes half a KiB for its first entry.
+fn keep(map: &mut Option<BTreeMap<String, String>>, keys: &[&str]) {
     if let Some(all) = map {
-        all.retain(|k, _| k == key);
+        all.retain(|k, _| keys.contains(&k.as_str()));
     }
     *map = map.take().filter(|all| !all.is_empty());
 }

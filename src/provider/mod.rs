@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+use crate::api::condition::Reason;
 use crate::domain::template::Template;
 
 pub mod account;
@@ -22,7 +23,9 @@ pub mod error;
 pub mod guarded;
 pub mod railway;
 pub mod sprites;
+mod transport;
 
+pub use crate::domain::hook::{Deed, Hook};
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};
 pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
 pub use error::ProviderError;
@@ -89,6 +92,17 @@ pub struct Caps {
     pub rename: bool,
     /// A sleeping resource is in stock.
     pub sleep_is_idle: bool,
+    /// It can tell us of events.
+    pub hooks: bool,
+}
+
+/// Where a provider is to tell us of events, and how we know it by that.
+#[derive(Clone, Debug)]
+pub struct HookSettings {
+    /// The address, reached from outside.
+    pub url: String,
+    /// What every delivery brings.
+    pub secret: SecretString,
 }
 
 /// A diagnostic report, without values of variables.
@@ -133,6 +147,23 @@ pub trait AgentProvider: Send + Sync {
         inputs: &Inputs,
     ) -> Result<Outcome, ProviderError>;
 
+    /// The subscriptions to events of where it works (Railway: the project, or the workspace where each agent has a
+    /// project of its own), other people's among them.
+    async fn hooks(&self) -> Result<Vec<Hook>, ProviderError> {
+        Ok(vec![])
+    }
+
+    /// Does one deed about subscriptions. To make one is not safe to repeat: after an error of class Ambiguous they are
+    /// listed first. What is removed may be gone already.
+    async fn set_hook(&self, _deed: &Deed, _settings: &HookSettings) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    /// Whether its request limit has room for something of that purpose now; Err: how long until it has, at the soonest.
+    fn room_for(&self, _purpose: account::Purpose) -> Result<(), Duration> {
+        Ok(())
+    }
+
     /// How long a listing has to rest before the next one, by what its requests cost of the limit. Default: not at all.
     fn listing_interval(&self) -> Duration {
         Duration::ZERO
@@ -147,6 +178,19 @@ pub trait AgentProvider: Send + Sync {
 
     /// Reads directly whose a listed resource is. Says Elsewhere where the scope only shows it.
     async fn owner(&self, resource: &Resource) -> Result<Owner, ProviderError>;
+
+    /// Puts our mark on a resource that carries none, so that it is ours from now on, and says whose it is then. Changes
+    /// nothing else: whatever runs in it goes on. One with another mark, or that lives elsewhere, is left as it is.
+    /// Safe to repeat. Not available at every provider.
+    async fn take_over(&self, key: &Key, resource: &Resource) -> Result<Owner, ProviderError> {
+        Err(ProviderError {
+            class: Class::Rejected,
+            reason: Reason::NotSupported,
+            doing: format!("take over {} as {}", resource.name, key.id),
+            message: "this provider's resources cannot be taken over in this version".to_owned(),
+            retry_after: None,
+        })
+    }
 
     /// Removes our resource, after reading its mark, and says whether it is gone; to be repeated until Gone.
     /// Works without ids: then by name, and Gone means that one look found nothing (the core looks twice, past the lag).

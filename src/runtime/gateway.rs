@@ -27,14 +27,16 @@ pub fn claim(call: &ClaimCall, limit: Duration) -> (&'static str, Value, Duratio
     }
     // Without it the gateway takes production.
     put("env", &call.xmtp_env);
-    match &call.join_url {
+    let (path, limit) = match &call.join_url {
         Some(url) => {
             put("inviteUrl", url);
-            (JOIN, json!(body), limit)
+            (JOIN, limit)
         }
         None => {
             put("name", &call.agent_name);
-            (CREATE, json!(body), limit.min(CREATE_LIMIT))
+            (CREATE, limit.min(CREATE_LIMIT))
         }
-    }
+    };
+    super::pass_through(&mut body, call);
+    (path, json!(body), limit)
 }

@@ -28,6 +28,13 @@ pub struct Agent {
     pub shared_key: Option<SecretString>,
 }
 
+/// Adds to a claim's body what the pool passes through. What we say ourselves stands.
+fn pass_through(body: &mut serde_json::Map<String, serde_json::Value>, call: &ClaimCall) {
+    for (name, value) in &call.passed_through {
+        body.entry(name).or_insert_with(|| value.clone());
+    }
+}
+
 /// Talks to agents.
 #[async_trait]
 pub trait AgentRuntime: Send + Sync {

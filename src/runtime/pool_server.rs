@@ -28,6 +28,7 @@ pub fn claim(call: &ClaimCall) -> (&'static str, Value) {
     if let Some(metadata) = &call.metadata {
         put("metadata", json!(metadata));
     }
+    super::pass_through(&mut body, call);
     (PROVISION, json!(body))
 }
 

@@ -268,6 +268,7 @@ mod tests {
             join_url: Some("https://dev.convos.org/v2?i=slug-123".to_owned()),
             profile_image: None,
             metadata: None,
+            passed_through: std::collections::BTreeMap::new(),
             xmtp_env: "dev".to_owned(),
         }
     }

@@ -157,6 +157,8 @@ async fn a_row_has_every_spelling() {
         "claimedAt": "2026-11-21T11:58:01Z", "claimed_at": "2026-11-21T11:58:01Z", "updatedAt": "2026-11-21T11:58:01Z", "updated_at": "2026-11-21T11:58:01Z",
         "sourceBranch": null, "source_branch": null, "runtimeImage": "ghcr.io/x/y:1", "runtime_image": "ghcr.io/x/y:1",
         "runtimeVersion": "1.2", "runtime_version": "1.2", "runtimeType": "hermes", "runtime_type": "hermes",
+        "projectId": null, "project_id": null, "railway_project_id": null, "environmentId": null, "environment_id": null,
+        "railway_environment_id": null, "providerUrl": null, "provider_url": null,
         "checkpointId": null, "checkpoint_id": null, "protected": true}"#,
     )
     .unwrap();
@@ -180,6 +182,41 @@ async fn a_row_has_every_spelling() {
             .json()["instances"],
         json!([full])
     );
+}
+
+/// In the pool's project, and in the agent's own where it has one; without its ids there is no page.
+#[tokio::test]
+async fn a_row_links_to_its_service_s_page_at_railway() {
+    let world = World::new();
+    let [mut shared, mut own, none] = ["a", "b", "c"].map(|id| instance(id, "Claimed", 1));
+    let place = json!({"kind": "Railway", "projectId": "pool-p", "environmentId": "pool-e"});
+    let alone = json!({"kind": "Railway", "workspaceId": "w"});
+    shared["spec"]["provider"] = place;
+    own["spec"]["provider"] = alone;
+    own["status"]["provider"]["projectId"] = "own-p".into();
+    own["status"]["provider"]["environmentId"] = "own-e".into();
+    world.add([shared, own, none]);
+    let rows = world.get("/api/pool/agents?format=list").await.json();
+    let pages: Vec<_> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["id"].as_str().unwrap(), r["providerUrl"].as_str()))
+        .collect();
+    let page = |end: &str| format!("https://railway.com/project/{end}");
+    let (a, b) = (
+        page("pool-p/service/svc-a?environmentId=pool-e"),
+        page("own-p/service/svc-b?environmentId=own-e"),
+    );
+    assert_eq!(
+        pages,
+        [
+            ("a", Some(a.as_str())),
+            ("b", Some(b.as_str())),
+            ("c", None)
+        ]
+    );
+    assert_eq!(rows[1]["railway_project_id"], "own-p");
 }
 
 /// About: D06

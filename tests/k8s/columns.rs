@@ -281,7 +281,7 @@ async fn the_five_states_are_phases_and_words_of_the_api() {
     world.finish().await;
 }
 
-/// The imported form comes with `import`.
+/// The imported form: `tests/k8s/import.rs`.
 ///
 /// acceptance: G17
 #[tokio::test(flavor = "multi_thread")]

@@ -232,6 +232,18 @@ fn cases_below(key: fn() -> Value, number: impl Fn(&str) -> Value) -> Vec<Case> 
             json!({"claim": {"duplicateStatus": 410}}),
         ),
         case(
+            "claim.passThroughFields cannot name agentName",
+            "spec.claim.passThroughFields",
+            json!({"claim": {"passThroughFields": ["metadata", "theme"]}}),
+            json!({"claim": {"passThroughFields": ["theme", "inviteUrl"]}}),
+        ),
+        case(
+            "spec.claim.passThroughFields[0] in body should match",
+            "spec.claim.passThroughFields[0]",
+            json!({"claim": {"passThroughFields": ["a-b_C9"]}}),
+            json!({"claim": {"passThroughFields": ["a.b"]}}),
+        ),
+        case(
             "spec.rollout.maxSurge and maxUnavailable are both 0",
             "spec.rollout.maxUnavailable",
             json!({"rollout": {"maxSurge": 1, "maxUnavailable": 0}}),

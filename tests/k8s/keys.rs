@@ -33,7 +33,7 @@ pub async fn claim_objects(world: &World) -> Vec<AgentClaim> {
 }
 
 /// A claim with a key through the API at that address; `None`: the connection broke.
-async fn try_keyed(api: &str, key: &str, body: &Value) -> Option<Answer> {
+pub async fn try_keyed(api: &str, key: &str, body: &Value) -> Option<Answer> {
     let sent = Client::new()
         .post(format!("{api}/api/pool/claim"))
         .header("authorization", bearer())
@@ -53,11 +53,11 @@ async fn try_keyed(api: &str, key: &str, body: &Value) -> Option<Answer> {
     })
 }
 
-async fn keyed(api: &str, key: &str, body: &Value) -> Answer {
+pub async fn keyed(api: &str, key: &str, body: &Value) -> Answer {
     try_keyed(api, key, body).await.expect("an answer")
 }
 
-fn api_of(world: &World) -> String {
+pub fn api_of(world: &World) -> String {
     world.operator.as_ref().unwrap().api.clone()
 }
 
@@ -70,7 +70,7 @@ fn link(word: &str) -> String {
 }
 
 /// The API, with a key: the same answer as before, to the letter.
-fn same(first: &Answer, again: &Answer) {
+pub fn same(first: &Answer, again: &Answer) {
     assert_eq!((first.status, &first.body), (again.status, &again.body));
 }
 

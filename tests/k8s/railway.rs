@@ -4,10 +4,15 @@ mod apart;
 mod faults;
 mod images;
 mod own;
+mod rename;
 mod repository;
+mod serial;
 mod settings;
+mod shared_token;
+mod stuck;
 mod tokens;
 mod volumes;
+mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,6 +71,16 @@ async fn given(world: &World, instance: &AgentInstance) -> BTreeMap<String, Stri
     all.iter()
         .filter(|(name, _)| !name.starts_with("RAILWAY_"))
         .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+        .collect()
+}
+
+/// The notes of events with that reason.
+pub fn events(world: &World, reason: &str) -> Vec<String> {
+    let text = world.kubectl(&["get", "events", "-o", "json"]);
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let all = all["items"].as_array().unwrap().iter();
+    let of = all.filter(|e| e["reason"] == reason);
+    of.map(|e| e["message"].as_str().unwrap().to_owned())
         .collect()
 }
 
@@ -359,24 +374,5 @@ async fn one_listing_per_tick_however_many_instances() {
             assert_eq!(provider.deploy_status.as_deref(), Some("SUCCESS"));
         }
     }
-    world.finish().await;
-}
-
-/// Once per claim, although listings go on showing the old name for a while.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_claimed_agent_s_service_is_renamed_after_it_once() {
-    let spec = json!({"minIdle": 1, "tickIntervalSeconds": 1});
-    let world = World::with_pool("renamed", spec).await;
-    let answer = world.claim("Ada Lovelace").await;
-    assert_eq!(answer.status, 200, "{}", answer.text);
-    let id = answer.body["instanceId"].as_str().unwrap();
-    let name = format!("stg-ada-lovelace-{id}");
-    until("the service is called after the agent", LONG, || async {
-        world.sim.service(&name).await
-    })
-    .await;
-    crate::lifecycle::ticks(&world, 4).await;
-    assert_eq!(world.sim.railway_calls("RwServiceRename").await, 1);
-    assert_eq!(world.in_phase(Phase::Claimed).await.len(), 1);
     world.finish().await;
 }

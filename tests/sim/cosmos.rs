@@ -552,6 +552,7 @@ async fn claim(
         join_url: None,
         profile_image: None,
         metadata: None,
+        passed_through: std::collections::BTreeMap::new(),
         source: "api".to_owned(),
         runtime: None,
         reference: None,

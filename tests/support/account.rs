@@ -71,6 +71,7 @@ impl Place {
     fn renamed(&self, name: &str) -> String {
         match name {
             "agentpool-root-key" => self.root_key.clone(),
+            "agentpool-imported-tokens" => format!("{}-imported-tokens", self.release),
             "agentpool-api-key" => self.api_key.clone(),
             "agentpool-controller" => format!("{}-controller", self.release),
             other => other.to_owned(),

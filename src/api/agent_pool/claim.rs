@@ -43,9 +43,18 @@ pub struct ClaimPolicy {
     /// Whether the provider's resource is renamed after the agent, so that a person recognises it. Default true.
     #[serde(default = "yes")]
     pub rename_on_claim: bool,
-    /// Further fields of a claim's body that are handed to the agent unchanged.
+    /// Fields of a claim's body over HTTP that are handed to the agent in its claim call unchanged, beside those that the
+    /// product knows: what the agent and its callers agree on without us. Together at most 16 KiB as JSON. `metadata` and
+    /// `profileImage`, listed here, also reach agents of dialect Gateway. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
+    #[schemars(
+        length(max = 32),
+        inner(
+            length(min = 1, max = 63),
+            regex(pattern = r"^[A-Za-z_][A-Za-z0-9_-]*$")
+        )
+    )]
+    #[x_kube(validation = Rule::new("self.all(f, !(f in ['agentName', 'env', 'instructions', 'inviteUrl', 'joinUrl', 'name', 'pool', 'profileName', 'runtime', 'waitSeconds']))").message("claim.passThroughFields cannot name agentName, env, instructions, inviteUrl, joinUrl, name, pool, profileName, runtime or waitSeconds: these are read or set by the product itself"))]
     pub pass_through_fields: Vec<String>,
     /// After how long a claimed agent is ended, in seconds, protected ones excepted. No default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -167,12 +167,12 @@ impl Inner {
             }
             RuntimeAuth::Instance => {
                 let status = instance.status.as_ref()?;
-                self.parts.root_keys.get()?.token(
-                    Purpose::Gateway,
-                    &instance.spec.id,
-                    status.token_seq.unwrap_or(1),
-                    status.token_key.as_deref(),
-                )
+                let (n, key) = (status.token_seq.unwrap_or(1), status.token_key.as_deref());
+                let id = &instance.spec.id;
+                self.parts
+                    .root_keys
+                    .token(Purpose::Gateway, id, n, key)
+                    .await
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Between a request or an answer and the object that keeps it. Pure, but for the clock's time that is handed in.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -35,7 +36,7 @@ const NO_IDLE: &str = "no_idle";
 
 /// Hash of what is asked for, to tell another request with the same key: how long one waits is not part of it.
 pub fn request_hash(request: &ClaimRequest) -> String {
-    let asked = serde_json::json!([
+    let mut asked = serde_json::json!([
         request.agent_name,
         request.instructions,
         request.join_url,
@@ -44,6 +45,12 @@ pub fn request_hash(request: &ClaimRequest) -> String {
         request.source,
         request.runtime,
     ]);
+    // Only where there is any: a key that was used before an upgrade is the same key after it.
+    if !request.passed_through.is_empty()
+        && let Some(asked) = asked.as_array_mut()
+    {
+        asked.push(serde_json::json!(request.passed_through));
+    }
     names::sha256_hex(asked.to_string().as_bytes())
 }
 
@@ -83,6 +90,7 @@ pub fn request_of(spec: &AgentClaimSpec) -> ClaimRequest {
         join_url: spec.join_url.clone(),
         profile_image: spec.profile_image.clone(),
         metadata: spec.metadata.clone(),
+        passed_through: BTreeMap::new(),
         source: "manifest".to_owned(),
         runtime: spec.runtime.map(|r| r.as_str().to_owned()),
         reference: None,

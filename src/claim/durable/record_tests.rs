@@ -9,6 +9,7 @@ fn request() -> ClaimRequest {
         join_url: None,
         profile_image: None,
         metadata: None,
+        passed_through: BTreeMap::new(),
         source: "api".into(),
         runtime: None,
         reference: None,
@@ -182,4 +183,19 @@ fn an_agent_bound_before_anybody_was_told_stands_for_the_answer() {
     let claim = instance.status.as_mut().unwrap().claim.as_mut().unwrap();
     claim.outcome = "Pending".to_owned();
     assert!(answer_from(&instance, None).waiting_for_acceptance);
+}
+
+/// A key that was used before an upgrade is the same key after it; with a field that is passed through it is another.
+#[test]
+fn what_is_passed_through_is_part_of_the_request() {
+    let plain = request();
+    let known = names::sha256_hex(br#"["Ada","Be kind.",null,null,null,"api",null]"#);
+    assert_eq!(request_hash(&plain), known);
+    let with = |value| ClaimRequest {
+        passed_through: BTreeMap::from([("theme".to_owned(), json!(value))]),
+        ..request()
+    };
+    assert_ne!(request_hash(&with("dark")), known);
+    assert_eq!(request_hash(&with("dark")), request_hash(&with("dark")));
+    assert_ne!(request_hash(&with("dark")), request_hash(&with("light")));
 }

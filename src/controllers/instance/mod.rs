@@ -22,6 +22,7 @@ use kube::ResourceExt;
 use super::Ctx;
 use super::memory;
 use super::ownership;
+use crate::api::ANNOTATION_IMPORTING;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::api::names;
@@ -37,6 +38,8 @@ use observe::Surroundings;
 
 /// Rounds of one pass: a creation has about five records, each with two reads.
 const ROUNDS: usize = 32;
+/// How often one is looked at that an import has not finished; the import's own write wakes it before.
+const IMPORT_LOOK: Duration = Duration::from_secs(60);
 /// Time limit of a probe, health and status each.
 pub const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Time limit of a reset (contract of the agents, section 8).
@@ -49,6 +52,9 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
     let name = instance.name_any();
     if ownership::other_owner_of(&instance, &ctx).is_some() {
         return ownership::LOOK_AGAIN;
+    }
+    if is_being_imported(&instance) {
+        return IMPORT_LOOK;
     }
     if ctx.memories.is_being_created(&instance) {
         return Duration::from_millis(50);
@@ -90,6 +96,13 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
     }
     tracing::error!(instance = %name, reason = Reason::InternalError.as_str(), "a pass did not end; it goes on in a second");
     Duration::from_secs(1)
+}
+
+/// Recorded by an import that has not finished it: what it is like is not written yet. One that is deleted goes.
+fn is_being_imported(instance: &AgentInstance) -> bool {
+    let annotations = instance.metadata.annotations.as_ref();
+    instance.metadata.deletion_timestamp.is_none()
+        && annotations.is_some_and(|a| a.contains_key(ANNOTATION_IMPORTING))
 }
 
 enum Next {

@@ -15,7 +15,7 @@ use crate::api::condition::Reason;
 use crate::domain::image;
 use crate::domain::plan::{Class, Trouble};
 use crate::domain::template::Template;
-use crate::domain::token::Purpose;
+use crate::domain::token::{IMPORTED, NO_TOKEN, Purpose};
 use crate::domain::variables::{self, Material};
 use crate::k8s::{config_map, secret};
 use crate::provider::{Inputs, PROJECT_STEP, STEP_SETUP};
@@ -85,7 +85,7 @@ pub(super) async fn inputs(
             None
         },
         extra_tokens: if step == PROJECT_STEP {
-            extra_tokens(template, &namespace, ctx).await?
+            extra_tokens(template, &namespace, around, ctx).await?
         } else {
             vec![]
         },
@@ -96,6 +96,7 @@ pub(super) async fn inputs(
 async fn extra_tokens(
     template: &Template,
     namespace: &str,
+    around: &Surroundings,
     ctx: &Ctx,
 ) -> Result<Vec<SecretString>, Trouble> {
     let railway = template.provider.railway.as_ref();
@@ -110,6 +111,16 @@ async fn extra_tokens(
             message: e.to_string(),
             retry_after: Some(Duration::from_secs(10)),
         })?;
+    if let (true, Some(pool)) = (
+        ctx.fleet.is_rotated(namespace, reference, &all),
+        around.pool.as_ref(),
+    ) {
+        let name = &reference.name;
+        let note = format!("Secret {name} has other tokens: they are used from now on");
+        ctx.events
+            .publish(pool.as_ref(), false, Reason::SecretRotated, "Rotate", &note)
+            .await;
+    }
     let lines = all.expose_secret().lines().map(str::trim);
     Ok(lines
         .filter(|line| !line.is_empty())
@@ -156,10 +167,20 @@ pub(in crate::controllers) async fn token(
             let status = object.status.as_ref();
             let n = status.and_then(|s| s.token_seq).unwrap_or(1);
             let key = status.and_then(|s| s.token_key.as_deref());
-            ctx.root_keys.get().and_then(|k| k.token(Purpose::Gateway, &object.spec.id, n, key)).map(Some).ok_or_else(|| Trouble {
+            if key == Some(NO_TOKEN) {
+                return Ok(None);
+            }
+            let id = &object.spec.id;
+            let token = ctx.root_keys.token(Purpose::Gateway, id, n, key).await;
+            token.map(Some).ok_or_else(|| Trouble {
                 class: Class::Unauthorized,
                 reason: Reason::CredentialsMissing,
-                message: "the root key that this agent's token derives from is no longer in the root key Secret: put it back as `previous`".to_owned(),
+                message: if key == Some(IMPORTED) {
+                    "the agent brought a token along that is no longer in the Secret of imported tokens: import its row again"
+                } else {
+                    "the root key that this agent's token derives from is no longer in the root key Secret: put it back as `previous`"
+                }
+                .to_owned(),
                 retry_after: None,
             })
         }

@@ -3,13 +3,16 @@
 //! `Not Authorized` is Railway's answer for a deleted id too: it counts as "gone" only if the same token can read
 //! something else at that moment. Nothing is removed whose owner mark was not read just before.
 
+use serde_json::json;
+
 use crate::api::agent_pool::TokenKind;
 use crate::api::condition::Reason;
-use crate::provider::{Facts, Key, Owner, Presence, ProviderError, Resource};
+use crate::domain::plan::{UNDER_WAY, UNSETTLED};
+use crate::provider::{Facts, Key, Liveness, Owner, Presence, ProviderError, Resource};
 
 use super::classify::{Access, Failure, Kind};
 use super::wire::ServiceInstance;
-use super::{OWNER_VARIABLE, Reach, map, operation, rejected, scope, volumes};
+use super::{DEPLOY, OWNER_VARIABLE, Reach, map, operation, rejected, scope, volumes};
 
 /// More pages than a plan allows services.
 const PAGES: usize = 200;
@@ -131,6 +134,41 @@ pub(super) async fn owner(reach: &Reach<'_>, resource: &Resource) -> Result<Owne
         .map_err(|f: Failure| f.into_error(Access::Read, doing()))
 }
 
+/// See [`crate::provider::AgentProvider::take_over`].
+pub(super) async fn take_over(
+    reach: &Reach<'_>,
+    key: &Key,
+    resource: &Resource,
+) -> Result<Owner, ProviderError> {
+    let doing = || format!("put our mark on service {}", resource.name);
+    let read = async {
+        if lives_elsewhere(reach, resource).await? {
+            return Ok(Owner::Elsewhere);
+        }
+        read_mark(reach, &resource.id).await
+    };
+    let owner = read
+        .await
+        .map_err(|f: Failure| f.into_error(Access::Read, doing()))?;
+    if owner != Owner::Unmarked {
+        return Ok(owner);
+    }
+    let scope = &reach.scope;
+    // Not replaced, and deploying nothing: the agent in it must not notice.
+    let input = json!({
+        "projectId": scope.project,
+        "environmentId": scope.environment,
+        "serviceId": resource.id,
+        "variables": {OWNER_VARIABLE: key.mark},
+        "replace": false,
+        "skipDeploys": true,
+    });
+    operation::variables_upsert(reach.session, input)
+        .await
+        .map_err(|f| f.into_error(Access::Write, doing()))?;
+    Ok(Owner::Marked(key.mark.clone()))
+}
+
 /// Whether a service that has no deployment in our environment has one in another environment of the project: it is
 /// shown in all, and removing it would remove it there. A project token sees its own only, and removes only there.
 async fn lives_elsewhere(reach: &Reach<'_>, resource: &Resource) -> Result<bool, Failure> {
@@ -227,6 +265,8 @@ pub(super) async fn destroy(
             }
         }
         Mark::Ours => {
+            let cancelled = cancel_unfinished(reach, &id, known).await;
+            cancelled.map_err(|f| f.into_error(Access::Write, doing()))?;
             let volumes = volumes::to_remove(reach, (&id, known), hanging).await;
             let volumes = volumes.map_err(|f| f.into_error(Access::Read, doing()))?;
             let Some(volumes) = volumes else {
@@ -252,4 +292,48 @@ pub(super) async fn destroy(
     Ok(left.map_or(Presence::Gone, |service| {
         Presence::Present(Box::new(map::resource(&service)))
     }))
+}
+
+/// Whether its creation was deploying when it ended.
+pub(super) fn may_deploy(known: &Facts) -> bool {
+    let step = known.get(UNDER_WAY).or_else(|| known.get(UNSETTLED));
+    step.is_some_and(|step| step == DEPLOY)
+}
+
+/// Ends a deployment of ours that is still on its way, before its service goes: a build that hangs would go on without it.
+/// Only where one may be, because it costs two requests; and what Railway says to it keeps nothing from being removed.
+pub(super) async fn cancel_unfinished(
+    reach: &Reach<'_>,
+    service: &str,
+    known: &Facts,
+) -> Result<(), Failure> {
+    if !may_deploy(known) {
+        return Ok(());
+    }
+    let read = by_id(reach, service).await?;
+    let Some(latest) = read.and_then(|s| s.latest_deployment) else {
+        return Ok(());
+    };
+    if !matches!(
+        map::liveness(&latest),
+        Liveness::Starting | Liveness::Blocked
+    ) {
+        return Ok(());
+    }
+    match operation::deployment_cancel(reach.session, &latest.id).await {
+        // Not answered, or not sent: it comes again with the next try.
+        Err(f)
+            if matches!(
+                f.kind,
+                Kind::Unknown | Kind::RateLimited | Kind::Reserved | Kind::EdgeBlocked | Kind::Auth
+            ) =>
+        {
+            Err(f)
+        }
+        Err(f) => {
+            tracing::debug!(service, "not cancelled: {}", f.message);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
