@@ -17,4 +17,5 @@ mod simulator {
     mod process;
     mod railway;
     mod sprites;
+    mod webhooks;
 }

@@ -128,6 +128,14 @@ fn what_is_claimed_being_claimed_protected_or_waiting_is_never_touched() {
     for phase in Phase::ALL.into_iter().filter(|p| *p != Phase::Idle) {
         let world = old(rolling(json!({"minIdle": 0})).with(phase, 5));
         assert_eq!(step_of(&world).0, 0, "{phase}");
+        // Nor where idle ones go, which are younger.
+        let deleted = decided(&old(world.with(Phase::Idle, 2))).delete;
+        let idle = ["agent-idle0", "agent-idle1"];
+        assert!(
+            deleted.iter().all(|n| idle.contains(&&**n)),
+            "{phase}: {deleted:?}"
+        );
+        assert!(!deleted.is_empty(), "{phase}");
     }
     let mut world = old(rolling(json!({"minIdle": 0})).with(Phase::Idle, 5));
     assert_eq!(step_of(&world).0, 5);
