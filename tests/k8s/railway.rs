@@ -4,10 +4,8 @@ mod apart;
 mod faults;
 mod images;
 mod own;
-mod rename;
 mod repository;
 mod settings;
-mod shared_token;
 mod tokens;
 mod volumes;
 
