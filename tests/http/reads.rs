@@ -189,13 +189,12 @@ async fn a_row_has_every_spelling() {
 async fn a_row_links_to_its_service_s_page_at_railway() {
     let world = World::new();
     let [mut shared, mut own, none] = ["a", "b", "c"].map(|id| instance(id, "Claimed", 1));
-    let place = json!({"kind": "Railway", "projectId": "pool-p", "environmentId": "pool-e"});
-    let alone = json!({"kind": "Railway", "workspaceId": "w"});
-    shared.spec.provider = Some(serde_json::from_value(place).unwrap());
-    own.spec.provider = Some(serde_json::from_value(alone).unwrap());
-    let status = own.status.as_mut().unwrap().provider.as_mut().unwrap();
-    status.project_id = Some("own-p".to_owned());
-    status.environment_id = Some("own-e".to_owned());
+    shared["spec"]["provider"] =
+        json!({"kind": "Railway", "projectId": "pool-p", "environmentId": "pool-e"});
+    own["spec"]["provider"] = json!({"kind": "Railway", "workspaceId": "w"});
+    let status = &mut own["status"]["provider"];
+    status["projectId"] = json!("own-p");
+    status["environmentId"] = json!("own-e");
     world.add([shared, own, none]);
     let rows = world.get("/api/pool/agents?format=list").await.json();
     let pages: Vec<_> = rows
