@@ -116,6 +116,7 @@ fn pool(c: &mut Criterion) {
         listing: Default::default(),
         image: agentpool::domain::image::Image::None,
         unsupported: None,
+        secrets: None,
         revision: Some("p-1".into()),
         requests: &[],
         progress: &progress,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::http::{PoolKey, Settings, WebhookSecret};
 use crate::telemetry::logs::{self, LogFormat};
@@ -147,6 +147,8 @@ pub struct Config {
     pub agent_connect_to: Option<String>,
     /// The API's address as agents reach it, without a slash at its end.
     pub public_url: Option<String>,
+    /// The secret that Railway's webhooks bring.
+    pub webhook_secret: Option<SecretString>,
     /// How long an orphan must have been seen before the sweep does anything about it.
     pub sweep_grace: Duration,
     /// How long Idempotency-Keys are kept.
@@ -204,8 +206,15 @@ impl Cli {
             Command::Api(args) => (Role::Api, args.common, Some(args.api)),
             Command::Run(args) => (Role::Run, args.common, Some(args.api)),
         };
-        let api = api.map(|args| api_config(args, &variable)).transpose()?;
-        Ok(Invocation::Serve(Box::new(config(role, common, api)?)))
+        let secret = webhook_secret(variable(WEBHOOK_SECRET_VARIABLE))?;
+        let api = api
+            .map(|args| api_config(args, (&variable, secret.as_ref())))
+            .transpose()?;
+        let config = config(role, common, api)?;
+        Ok(Invocation::Serve(Box::new(Config {
+            webhook_secret: secret,
+            ..config
+        })))
     }
 }
 
@@ -260,6 +269,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
         public_url: given(args.public_url)
             .map(|u| url("--public-url (AGENTPOOL_PUBLIC_URL)", &u))
             .transpose()?,
+        webhook_secret: None,
         sweep_grace: Duration::from_secs(u64::from(args.sweep_grace_seconds)),
         key_kept: Duration::from_secs(u64::from(args.key_seconds)),
         listen: args.listen,
@@ -273,7 +283,7 @@ fn config(role: Role, args: CommonArgs, api: Option<ApiConfig>) -> Result<Config
 
 fn api_config(
     args: ApiArgs,
-    variable: &impl Fn(&str) -> Option<String>,
+    (variable, webhook_secret): (&impl Fn(&str) -> Option<String>, Option<&SecretString>),
 ) -> Result<ApiConfig, ConfigError> {
     let key = variable(API_KEY_VARIABLE);
     let default_pool = given(args.default_pool)
@@ -305,7 +315,7 @@ fn api_config(
             default_pool,
             agents_shape: args.agents_shape,
             public_reads: args.public_reads,
-            webhook_secret: webhook_secret(variable(WEBHOOK_SECRET_VARIABLE))?,
+            webhook_secret: webhook_secret.map(|s| WebhookSecret::new(s.expose_secret())),
             cors_origins,
             ..Settings::default()
         },
@@ -313,7 +323,7 @@ fn api_config(
 }
 
 /// What Railway's webhooks must bring. A short one could be guessed, and deliveries carry nothing else.
-fn webhook_secret(given: Option<String>) -> Result<Option<WebhookSecret>, ConfigError> {
+fn webhook_secret(given: Option<String>) -> Result<Option<SecretString>, ConfigError> {
     let Some(text) = given.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()) else {
         return Ok(None);
     };
@@ -323,7 +333,7 @@ fn webhook_secret(given: Option<String>) -> Result<Option<WebhookSecret>, Config
             problem: format!("has fewer than {WEBHOOK_SECRET_MIN} characters: choose a longer one"),
         });
     }
-    Ok(Some(WebhookSecret::new(&text)))
+    Ok(Some(SecretString::from(text)))
 }
 
 /// The one source of the key. None is refused, and so are two: one of them would be forgotten at a rotation.

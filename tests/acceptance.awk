@@ -5,8 +5,10 @@
 function problem(text) { print "error: " text > "/dev/stderr"; broken = 1 }
 function trim(s) { gsub(/^[ \t]+|[ \t]+$/, "", s); return s }
 
-# tests/k8s/a/b.rs and tests/k8s/a/b/mod.rs hold the module a::b; main.rs the root.
+# tests/k8s/a/b.rs and tests/k8s/a/b/mod.rs hold the module a::b; main.rs the root. The steps of tests/cluster/inside are
+# in `cluster`.
 function module_of(path) {
+    if (path ~ /tests\/cluster\/inside$/) return "cluster::"
     sub(/^.*tests\/k8s\//, "", path); sub(/\.rs$/, "", path); sub(/(^|\/)(main|mod)$/, "", path)
     gsub(/\//, "::", path)
     return path == "" ? "" : path "::"
@@ -28,12 +30,12 @@ kind == "doc" && /^\| *[A-N][0-9][0-9] *\|/ {
 
 kind == "required" { sub(/#.*/, ""); for (i = 1; i <= NF; i++) required[++required_count] = $i }
 
-kind == "source" && /^[ \t]*\/\/\/ acceptance:/ {
+kind == "source" && /^[ \t]*(\/\/\/|#) acceptance:/ {
     ids = $0; sub(/^.*acceptance:/, "", ids)
     pending = pending " " ids; pending_at = FILENAME ":" FNR
     next
 }
-kind == "source" && pending != "" && /^[ \t]*(pub(\([a-z]+\))? +)?(async +)?fn +/ {
+kind == "source" && pending != "" && (/^[ \t]*(pub(\([a-z]+\))? +)?(async +)?fn +/ || /^[a-z0-9_]+\(\) \{/) {
     name = $0; sub(/^.*fn +/, "", name); sub(/[^A-Za-z0-9_].*/, "", name)
     test = module_of(FILENAME) name
     gsub(/,/, " ", pending)
@@ -50,7 +52,7 @@ kind == "source" && pending != "" && !/^[ \t]*(#|\/\/|\)|[a-z_]+ *=)/ { unfinish
 
 kind == "results" {
     gsub(/\033\[[0-9;]*m/, "")
-    if ($1 == "Running" || $1 == "Doc-tests") real = ($2 ~ /^tests\/k8s\/main\.rs$/)
+    if ($1 == "Running" || $1 == "Doc-tests") real = ($2 ~ /^tests\/(k8s\/main\.rs|cluster\/inside)$/)
     # tests/run gives what failed a second chance, alone: the later outcome counts.
     if ($0 ~ /^run again, alone: /) delete result[$4]
     if ($0 !~ /^test .* \.\.\. /) next

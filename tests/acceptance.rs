@@ -91,6 +91,41 @@ fn a_passed_test_shows_its_rows() {
     );
 }
 
+/// The steps of the node's suite: of the same commit only, since they are another run.
+#[test]
+fn steps_of_the_cluster_count_where_they_are_of_the_same_commit() {
+    let repo = Repo::new();
+    repo.write("tests/k8s/pool.rs", TWO_IDS);
+    let steps =
+        "# acceptance: A03\n# Runs.\ninstalled() {\n  true\n}\n# acceptance: A01\nremoved() {\n}\n";
+    repo.write("tests/cluster/inside", steps);
+    repo.results("test pool::fills ... ok\n");
+    repo.write("results/run.txt", "run of today at commit abc\n");
+    let ran = |commit: &str, last: &str| {
+        repo.write(
+            "cluster/run.txt",
+            &format!("run of later at commit {commit}\n"),
+        );
+        let text = format!(
+            "     Running tests/cluster/inside\ntest cluster::installed ... ok\ntest cluster::removed ... {last}\n"
+        );
+        repo.write("cluster/results.txt", &text);
+    };
+    assert!(repo.row("A01").ends_with(" pool::fills"));
+    assert!(repo.row("A03").ends_with("not shown (no test)"));
+    ran("abc", "ok");
+    assert!(repo.row("A01").ends_with(" pool::fills cluster::removed"));
+    assert!(repo.row("A03").ends_with(" cluster::installed"));
+    ran("abc", "FAILED");
+    assert!(
+        repo.row("A01")
+            .ends_with("not shown (FAILED: cluster::removed)")
+    );
+    ran("abd", "ok");
+    assert!(repo.row("A01").ends_with(" pool::fills"));
+    assert!(repo.row("A03").ends_with("not shown (no test)"));
+}
+
 #[test]
 fn modules_follow_from_files() {
     let repo = Repo::new();

@@ -2,7 +2,8 @@
 # Which rows of docs/acceptance.md did the last `make test` show?
 #
 # A row is shown when every test in tests/k8s that names it (`/// acceptance: A01, B02` above the function) passed in
-# that run. Only those tests meet the real API server and the simulator's binary, so ids elsewhere are an error.
+# that run. Only those tests meet the real API server and the simulator's binary, so ids elsewhere are an error. The steps
+# of `make test-cluster` meet them as well; they count (`# acceptance: F01`) where its last run was of the same commit.
 #
 #   --results DIR    where `make test` left results.txt and run.txt
 #   --require FILE   ids that must be shown, else exit 1
@@ -29,6 +30,13 @@ mapfile -t elsewhere < <(grep -rlE --include='*.rs' '^[[:space:]]*//[/!] accepta
 ((${#elsewhere[@]} == 0)) || { echo "error: acceptance ids outside tests/k8s: ${elsewhere[*]}" >&2; exit 1; }
 
 mapfile -t sources < <(find "$root/tests/k8s" -name '*.rs' | sort)
+files=(kind=results "$results/results.txt")
+commit_of() { sed -n 's/^.* at commit //p' "$1/run.txt" 2>/dev/null; }
+cluster=$(dirname "$results")/cluster
+if [[ -s $cluster/results.txt && -n $(commit_of "$results") && $(commit_of "$cluster") == "$(commit_of "$results")" ]]; then
+  sources+=("$root/tests/cluster/inside")
+  files+=("$cluster/results.txt")
+fi
 cat "$results/run.txt"
 awk -v at_least="$at_least" -f "$root/tests/acceptance.awk" \
-  kind=doc "$root/docs/acceptance.md" kind=required "$required" kind=source "${sources[@]}" kind=results "$results/results.txt"
+  kind=doc "$root/docs/acceptance.md" kind=required "$required" kind=source "${sources[@]}" "${files[@]}"

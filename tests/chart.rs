@@ -319,6 +319,29 @@ fn rights_are_listed_verb_by_verb() {
     }
 }
 
+/// What the tests' operators run under (tests/support/account.rs) is what a release of the whole cluster has, too.
+#[test]
+fn rights_are_the_same_in_one_namespace_and_in_all() {
+    let (one, all) = (rendered("namespaced"), rendered("minimal"));
+    let rules = |from: &[Value], kind: &str, name: &str| -> Vec<Value> {
+        let roles = of_kind(from, kind).into_iter();
+        let mut named = roles.filter(|r| r["metadata"]["name"] == name);
+        let role = named.next().unwrap_or_else(|| panic!("no {kind} {name}"));
+        // What that snapshot's values name besides.
+        let given = serde_json::json!(["shared-key"]);
+        let all = list(role, "rules").into_iter().cloned();
+        all.filter(|r| r["resourceNames"] != given).collect()
+    };
+    for role in ["controller", "api"] {
+        let here = rules(&one, "Role", &format!("agentpool-{role}"));
+        let there = rules(&all, "ClusterRole", &format!("agents-agentpool-{role}"));
+        assert_eq!(here, there, "{role}");
+        let release = format!("agentpool-{role}-release");
+        let (here, there) = (rules(&one, "Role", &release), rules(&all, "Role", &release));
+        assert_eq!(here, there, "{release}");
+    }
+}
+
 #[test]
 fn a_namespaced_release_has_nothing_of_the_clusters() {
     let all = rendered("namespaced");
@@ -405,6 +428,49 @@ fn definitions_are_kept_and_complete() {
         .unwrap();
         assert!(same(&definition["spec"], &own["spec"]), "{name} differs");
     }
+}
+
+/// What the predecessor read from its environment: its port, its key and its environment are values of the chart, and
+/// so reach the process; all that belongs to a pool is the pool's own.
+#[test]
+fn the_processes_settings_come_from_values() {
+    let all = rendered("everything");
+    let api = of_kind(&all, "Deployment")
+        .into_iter()
+        .find(|d| d["metadata"]["name"] == "pools-api")
+        .unwrap();
+    let container = &api["spec"]["template"]["spec"]["containers"][0];
+    let set = |name: &str| {
+        let all = list(container, "env");
+        let found = all.into_iter().find(|v| v["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name}"))["value"].clone()
+    };
+    assert_eq!(set("PORT"), "3002");
+    assert_eq!(container["ports"][0]["containerPort"], 3002);
+    assert_eq!(set("POOL_API_KEY_SECRET"), "my-api-key");
+    assert_eq!(set("POOL_ENVIRONMENT"), "staging");
+    assert_eq!(set("AGENTPOOL_PUBLIC_URL"), "https://pool.example");
+    let policy = of_kind(&all, "NetworkPolicy")[0];
+    assert_eq!(policy["spec"]["ingress"][0]["ports"][0]["port"], 3002);
+}
+
+/// An alert on a metric that nobody has would never fire.
+#[test]
+fn alerts_are_about_metrics_that_there_are() {
+    let all = rendered("everything");
+    let rule = of_kind(&all, "PrometheusRule")[0];
+    let mut names = BTreeSet::new();
+    for alert in list(&rule["spec"]["groups"][0], "rules") {
+        let words = alert["expr"].as_str().unwrap();
+        let words = words.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        names.extend(words.filter_map(|w| w.strip_prefix("agentpool_")));
+    }
+    let code = fs::read_to_string(format!("{ROOT}/src/telemetry/metrics.rs")).unwrap();
+    for name in &names {
+        let registered = format!("\"{}\",", name.trim_end_matches("_total"));
+        assert!(code.contains(&registered), "no metric agentpool_{name}");
+    }
+    assert!(names.len() >= 5, "{names:?}");
 }
 
 /// Each environment has a values file, and the pools in them differ as the environments do.

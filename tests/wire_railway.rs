@@ -24,6 +24,8 @@ use agentpool::provider::{
 use serde_json::{Value, json};
 use wiremock::ResponseTemplate;
 
+#[path = "wire_railway/hooks.rs"]
+mod hooks;
 #[path = "wire_railway/projects.rs"]
 mod projects;
 #[path = "wire_railway/script.rs"]
@@ -1018,16 +1020,14 @@ async fn a_report_holds_no_value_of_a_variable() {
 
 #[tokio::test]
 async fn what_is_not_supported_is_said_before_anything_is_sent() {
-    let mut elsewhere = template();
-    let railway = elsewhere.provider.railway.as_mut().unwrap();
+    let mut own = template();
+    let railway = own.provider.railway.as_mut().unwrap();
     railway.per_instance = Some(serde_json::from_value(json!({"workspaceId": "w"})).unwrap());
-    assert!(supports(&elsewhere).is_ok());
-    let railway = elsewhere.provider.railway.as_mut().unwrap();
     railway.volume = Some(serde_json::from_value(json!({})).unwrap());
-    assert!(
-        supports(&template()).is_ok()
-            && supports(&elsewhere).unwrap_err().contains("railway.volume")
-    );
+    assert!(supports(&template()).is_ok() && supports(&own).is_ok());
+    let mut elsewhere = template();
+    elsewhere.provider.railway = None;
+    assert!(supports(&elsewhere).unwrap_err().contains("not railway"));
     let provider = provider_at("http://127.0.0.1:1");
     let got = provider
         .perform(&key(), &Facts::new(), "service", &elsewhere, &inputs())

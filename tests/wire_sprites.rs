@@ -23,8 +23,14 @@ mod script;
 
 #[path = "wire_sprites/commands.rs"]
 mod commands;
+#[path = "wire_sprites/conformance.rs"]
+mod conformance;
 #[path = "wire_sprites/fleet.rs"]
 mod fleet;
+#[path = "wire_sprites/inside.rs"]
+mod inside;
+#[path = "wire_sprites/recycle.rs"]
+mod recycle;
 #[path = "wire_sprites/steps.rs"]
 mod steps;
 

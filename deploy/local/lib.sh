@@ -40,6 +40,13 @@ need() {
   die "missing: ${all%, }$hint"
 }
 
+# Debian's packages, as root.
+apt_install() {
+  say "installing $*"
+  apt-get update -qq >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
 check_name() { [[ $1 =~ ^[a-z0-9][a-z0-9-]{0,39}$ ]] || die "name '$1': use up to 40 of a-z, 0-9 and '-'"; }
 
 # lock NAME: one script at a time works on that name; held (fd 9) until this script and what it is starting are gone.

@@ -114,6 +114,11 @@ pub struct TemplateRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 640))]
     pub image: Option<String>,
+    /// A digest of the values that it got from Secrets, keyed with the release's root key: one that is not the pool's
+    /// present one has drifted. Absent where it got none, or nobody recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub secrets: Option<String>,
 }
 
 /// Where an agent lives and with which credential it is destroyed.

@@ -24,6 +24,8 @@ pub enum ConditionType {
     Contested,
     /// Pool: the provider has resources called as the pool's are that no AgentInstance is about. Absent where there are none.
     StrayResources,
+    /// Pool: the provider tells us of events. Absent where it is not asked to.
+    WebhookRegistered,
     /// Claim: it has an agent.
     Bound,
 }
@@ -40,6 +42,7 @@ impl ConditionType {
             Self::RolledOut => "RolledOut",
             Self::Contested => "Contested",
             Self::StrayResources => "StrayResources",
+            Self::WebhookRegistered => "WebhookRegistered",
             Self::Bound => "Bound",
         }
     }
@@ -204,6 +207,12 @@ reasons! {
     NotSupported,
     /// The provider answers.
     Reachable,
+    /// The provider tells us of events.
+    WebhookRegistered,
+    /// A pool went, and its webhook could not be removed.
+    WebhookLeft,
+    /// A Secret has another content: it is used from now on.
+    SecretRotated,
     /// The pool has its minimum.
     MinimumMet,
     /// The pool is being filled.

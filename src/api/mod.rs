@@ -29,11 +29,6 @@ pub const CLAIM_FINALIZER: &str = "pool.convos.org/release";
 pub const LABEL_POOL: &str = "pool.convos.org/pool";
 /// Label on an AgentClaim that holds a join link for another: that other's name (hashed where it is no label value).
 pub const LABEL_HELD_FOR: &str = "pool.convos.org/held-for";
-/// Annotation on an instance that `agentpool import` has recorded and not finished yet, with the value `true`: the
-/// controller leaves it alone until the import, this run or the next, has taken it off.
-pub const ANNOTATION_IMPORTING: &str = "pool.convos.org/importing";
-/// Annotation on an imported instance: when its agent was created, long before the object.
-pub const ANNOTATION_CREATED: &str = "pool.convos.org/created-at";
 /// Label that keeps an instance from being claimed, drained or killed, with the value `true`.
 pub const LABEL_PROTECTED: &str = "pool.convos.org/protected";
 /// Annotation on a pool: requests of the API to the controller, a JSON list.
@@ -42,6 +37,15 @@ pub const ANNOTATION_REQUESTS: &str = "pool.convos.org/requests";
 pub const ANNOTATION_REPLACED: &str = "pool.convos.org/replaced-claim";
 /// Annotation that drops an instance's finalizer although resources may be left behind, with the value `true`.
 pub const ANNOTATION_ABANDON: &str = "pool.convos.org/abandon";
+/// The header in which Railway's webhooks bring the secret that tells them from anybody's.
+pub const WEBHOOK_SECRET_HEADER: &str = "X-Pool-Webhook-Secret";
+/// Annotation on an instance that `agentpool import` has recorded and not finished yet, with the value `true`: the
+/// controller leaves it alone until the import, this run or the next, has taken it off.
+pub const ANNOTATION_IMPORTING: &str = "pool.convos.org/importing";
+/// Annotation on an imported instance: when its agent was created, long before the object.
+pub const ANNOTATION_CREATED: &str = "pool.convos.org/created-at";
+/// Field manager of the writes of `agentpool import`.
+pub const MANAGER_IMPORT: &str = "agentpool-import";
 /// Field manager of the controller's writes.
 pub const MANAGER_CONTROLLER: &str = "agentpool-controller";
 /// Field manager of the claim service's writes.
@@ -50,8 +54,6 @@ pub const MANAGER_CLAIM: &str = "agentpool-claim";
 pub const MANAGER_API: &str = "agentpool-api";
 /// Field manager of the pools that the chart applies.
 pub const MANAGER_CHART: &str = "agentpool-chart";
-/// Field manager of the writes of `agentpool import`.
-pub const MANAGER_IMPORT: &str = "agentpool-import";
 
 /// Every CRD of the product, as it is installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {

@@ -15,6 +15,7 @@ use crate::api::{AgentClaim, AgentInstance, AgentPool};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::controllers::fleet::{Connect, Environment, Fleet, Scope};
+use crate::controllers::hooks::Hooks;
 use crate::controllers::images::Images;
 use crate::controllers::memory::Memories;
 use crate::controllers::sweep::Sweeps;
@@ -26,7 +27,7 @@ use crate::provider::account::Purpose;
 use crate::provider::guarded::{CallObserver, Guarded};
 use crate::provider::railway::{self, EnvironmentRef, RailwayConfig, RailwayProvider, Transport};
 use crate::provider::sprites::{self, SpritesProvider};
-use crate::provider::{AgentProvider, Class};
+use crate::provider::{AgentProvider, Class, HookSettings};
 use crate::services::registry::Registry;
 use crate::telemetry::Metrics;
 
@@ -137,6 +138,7 @@ fn context(
     );
     let ctx = Arc::new(Ctx {
         images,
+        hooks: Hooks::new(hook_settings(&process.config)),
         fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
         events: Events::new(client.clone(), "agentpool", &process.holder),
         client,
@@ -168,6 +170,14 @@ fn context(
     ctx
 }
 
+/// Where Railway is to tell us of events; `None` without a public address and a secret of its own.
+fn hook_settings(config: &Config) -> Option<HookSettings> {
+    Some(HookSettings {
+        url: format!("{}/webhooks/railway", config.public_url.as_ref()?),
+        secret: config.webhook_secret.clone()?,
+    })
+}
+
 /// The reconcilers, until the process stops.
 async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     let (pools_touched, instances_touched) = (ctx.pool_queue.open(), ctx.instance_queue.open());
@@ -183,6 +193,7 @@ async fn work(process: &Process, ctx: Arc<Ctx>, claims: Store<AgentClaim>) {
     tokio::join!(
         controllers::sweep::run(ctx.clone(), stop.clone()),
         controllers::claims::expire(ctx.clone(), stop.clone()),
+        controllers::hooks::run(ctx.clone(), stop.clone()),
         controllers::run(
             "claim",
             ctx.clone(),

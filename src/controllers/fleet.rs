@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kube::Client;
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 
 use crate::api::agent_instance::ProviderRef;
 use crate::api::agent_pool::{AgentPool, SecretKeyRef, TokenKind};
@@ -78,6 +79,8 @@ pub struct Fleet {
     cells: Mutex<HashMap<Scope, Arc<Cell>>>,
     holds: Mutex<HashMap<Scope, Hold>>,
     templates: Mutex<HashMap<(String, String), Arc<Template>>>,
+    /// Digests of what was last read from Secrets whose rotation is told.
+    read: Mutex<HashMap<(String, SecretKeyRef), [u8; 32]>>,
 }
 
 impl Fleet {
@@ -90,6 +93,7 @@ impl Fleet {
             cells: Mutex::default(),
             holds: Mutex::default(),
             templates: Mutex::default(),
+            read: Mutex::default(),
         }
     }
 
@@ -157,13 +161,29 @@ impl Fleet {
             return Ok(provider.clone());
         }
         let provider = self.connect.connect(scope, value.clone())?;
+        let rotations = known.rotations + u32::from(known.connection.is_some());
         *known = Known {
+            rotations,
             connection: Some((value, provider.clone())),
             snapshot: known.snapshot.take(),
             ..Known::default()
         };
         self.holds().remove(scope);
         Ok(provider)
+    }
+
+    /// How often the credential of a scope was replaced by another since this process began to use it.
+    pub fn rotations(&self, scope: &Scope) -> u32 {
+        self.cell(scope).known().rotations
+    }
+
+    /// Notes a value that was read from a Secret; whether it is another than was read there before. Of the value only a
+    /// digest is kept.
+    pub fn is_rotated(&self, namespace: &str, from: &SecretKeyRef, value: &SecretString) -> bool {
+        let digest: [u8; 32] = Sha256::digest(value.expose_secret().as_bytes()).into();
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = read.insert((namespace.to_owned(), from.clone()), digest);
+        before.is_some_and(|before| before != digest)
     }
 
     /// The provider of a scope.

@@ -24,6 +24,7 @@ use crate::telemetry::Metrics;
 
 pub mod claims;
 pub mod fleet;
+pub mod hooks;
 pub mod images;
 pub mod instance;
 pub mod memory;
@@ -54,6 +55,8 @@ pub struct Ctx {
     pub instance_queue: Queue<AgentInstance>,
     /// Providers, their listings and templates.
     pub fleet: Fleet,
+    /// What tells us of the providers' events.
+    pub hooks: hooks::Hooks,
     /// What pools' images are deployed as.
     pub images: Images,
     /// The agents.

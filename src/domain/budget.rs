@@ -21,7 +21,7 @@ pub enum Purpose {
     Create,
     /// Replacing what has drifted.
     Drift,
-    /// Strangers found by the sweep.
+    /// Strangers found by the sweep, and webhooks.
     Sweep,
 }
 

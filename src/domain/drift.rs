@@ -14,6 +14,8 @@ pub enum Drift {
     Template,
     /// The same template's image is another one now: its tag was moved.
     Image,
+    /// Secrets that its variables come from have other values now.
+    Secrets,
 }
 
 impl Drift {
@@ -22,6 +24,7 @@ impl Drift {
         match self {
             Self::Template => Reason::TemplateChanged,
             Self::Image => Reason::ImageChanged,
+            Self::Secrets => Reason::SecretRotated,
         }
     }
 
@@ -30,6 +33,7 @@ impl Drift {
         match self {
             Self::Template => "built from an earlier template of its pool",
             Self::Image => "built from an earlier image than its tag names now",
+            Self::Secrets => "built with earlier values of its pool's Secrets",
         }
     }
 }
@@ -41,7 +45,12 @@ pub struct Present<'a> {
     revision: &'a str,
     /// The digest of the image, where it is pinned.
     digest: Option<&'a str>,
+    /// The digests of the Secrets' values, one for each root key that is known.
+    secrets: Option<&'a str>,
 }
+
+/// The key in `status.resolved` of the digests of the Secrets' values.
+pub const RESOLVED_SECRETS: &str = "secrets";
 
 impl<'a> Present<'a> {
     /// Of a template's ControllerRevision, `<pool>-<hash>`, and the image that was resolved.
@@ -49,17 +58,22 @@ impl<'a> Present<'a> {
         Self {
             revision,
             digest: image.and_then(image::digest_of),
+            secrets: None,
         }
+    }
+
+    /// With the digests of the values of its Secrets.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Option<&'a str>) -> Self {
+        Self { secrets, ..self }
     }
 
     /// As the pool's status records it; `None` where no template is recorded yet.
     pub fn of_pool(pool: &'a AgentPool) -> Option<Self> {
         let status = pool.status.as_ref()?;
-        let image = status.resolved.get(image::RESOLVED);
-        Some(Self::new(
-            status.revision.as_deref()?,
-            image.map(String::as_str),
-        ))
+        let resolved = |key| status.resolved.get(key).map(String::as_str);
+        let present = Self::new(status.revision.as_deref()?, resolved(image::RESOLVED));
+        Some(present.with_secrets(resolved(RESOLVED_SECRETS)))
     }
 }
 
@@ -71,7 +85,11 @@ pub fn drift(instance: &AgentInstance, present: &Present<'_>) -> Option<Drift> {
         return Some(Drift::Template);
     }
     match (deployed_digest(instance), present.digest) {
-        (Some(deployed), Some(wanted)) if deployed != wanted => Some(Drift::Image),
+        (Some(deployed), Some(wanted)) if deployed != wanted => return Some(Drift::Image),
+        _ => {}
+    }
+    match (&instance.spec.template.secrets, present.secrets) {
+        (Some(built), Some(now)) if !now.split(' ').any(|d| d == built) => Some(Drift::Secrets),
         _ => None,
     }
 }
@@ -130,6 +148,29 @@ mod tests {
             (&pinned, Some("i:1")),
         ] {
             assert_eq!(of("aa", provider, image), None, "{provider} {image:?}");
+        }
+    }
+
+    #[test]
+    fn rotated_values_drift_and_a_rotated_root_key_does_not() {
+        let of = |built: Option<&str>, now: Option<&str>| {
+            let mut instance = instance("aa", json!({}));
+            instance.spec.template.secrets = built.map(str::to_owned);
+            drift(&instance, &Present::new("p-1-aa", None).with_secrets(now))
+        };
+        assert_eq!(of(Some("one"), Some("one")), None);
+        assert_eq!(of(Some("one"), Some("two")), Some(Drift::Secrets));
+        assert_eq!(of(Some("one"), Some("by-the-new-key one")), None);
+        assert_eq!(
+            of(Some("one"), Some("two by-the-old-key")),
+            Some(Drift::Secrets)
+        );
+        for (built, now) in [(None, Some("two")), (Some("one"), None), (None, None)] {
+            assert_eq!(
+                of(built, now),
+                None,
+                "what is not known drifts from nothing"
+            );
         }
     }
 }

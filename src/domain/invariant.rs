@@ -486,7 +486,8 @@ fn new_ids(v: &pool::view::View<'_>, d: &pool::decide::Decision) -> bool {
     let distinct: std::collections::BTreeSet<&String> = d.create.iter().collect();
     distinct.len() == d.create.len()
         && d.create.iter().all(|id| {
-            (v.fresh_ids.contains(id) || v.debts().open.contains(id))
+            let debts = v.debts();
+            (v.fresh_ids.contains(id) || debts.open.contains(id) || debts.coming.contains(id))
                 && !creating(v).contains(id)
                 && !v.members.iter().any(|m| &m.id == id)
         })

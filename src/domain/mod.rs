@@ -9,6 +9,7 @@ pub mod budget;
 pub mod candidates;
 pub mod claim;
 pub mod drift;
+pub mod hook;
 pub mod image;
 pub mod import;
 pub mod instance;

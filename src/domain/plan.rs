@@ -14,6 +14,9 @@ pub const UNSETTLED: &str = "unsettled";
 /// Beside [`UNSETTLED`]: for how many seconds this process has been removing, so at the least it was not sent since.
 pub const UNSETTLED_FOR: &str = "unsettledFor";
 
+/// A fact for removals only: a step of the creation was accepted and is not over. Its name.
+pub const UNDER_WAY: &str = "underWay";
+
 /// What is done with an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {

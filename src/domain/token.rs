@@ -99,6 +99,23 @@ impl RootKey {
         Some(SecretString::from(names::hex(&mac.finalize().into_bytes())))
     }
 
+    /// A digest of values of Secrets, each with its Secret's name and its key; after a space the same by the key before the
+    /// last rotation, so that a rotation of the root key alone changes nothing that was recorded. Without the key nobody
+    /// can try values against it.
+    pub fn digests(&self, values: &[[&str; 3]]) -> String {
+        let digest = |root: &SecretBox<[u8]>| {
+            let mut mac = Hmac::<Sha256>::new_from_slice(root.expose_secret())
+                .expect("HMAC takes keys of any length");
+            for part in std::iter::once("secrets").chain(values.iter().copied().flatten()) {
+                mac.update(part.as_bytes());
+                mac.update(&[0]);
+            }
+            names::hex(&mac.finalize().into_bytes())[..12].to_owned()
+        };
+        let all = std::iter::once(&self.current).chain(self.previous.as_ref());
+        all.map(digest).collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether `given` is the token number `n` of an instance. Takes the same time wherever they differ. Where no key is
     /// recorded with the instance (its status was lost), either may be the one.
     pub fn is_token(
@@ -207,6 +224,25 @@ mod tests {
             assert_ne!(a, other);
         }
         assert_eq!(a, text(key.token(Purpose::Gateway, "a", 1, None)));
+    }
+
+    #[test]
+    fn a_digest_tells_of_each_value_and_survives_a_rotation_of_the_root_key() {
+        let (old, new) = (
+            RootKey::new(vec![1; 32], None),
+            RootKey::new(vec![2; 32], Some(vec![1; 32])),
+        );
+        let values = [["s", "k", "v"], ["s", "l", "w"]];
+        let was = old.digests(&values);
+        assert_eq!(was.len(), 12);
+        assert!(new.digests(&values).ends_with(&format!(" {was}")));
+        for other in [
+            [["s", "k", "x"], ["s", "l", "w"]],
+            [["s", "k", "v"], ["t", "l", "w"]],
+            [["s", "kv", ""], ["s", "l", "w"]],
+        ] {
+            assert_ne!(old.digests(&other), was);
+        }
     }
 
     #[test]

@@ -47,6 +47,14 @@ pub fn references(template: &Template) -> Vec<&SecretKeyRef> {
         .collect()
 }
 
+/// The references whose values reach an agent, the pool's shared key included.
+pub fn reaching(template: &Template) -> Vec<&SecretKeyRef> {
+    let runtime = &template.runtime;
+    let shared = runtime.shared_key_secret_ref.as_ref();
+    let shared = shared.filter(|_| runtime.auth == RuntimeAuth::Shared);
+    references(template).into_iter().chain(shared).collect()
+}
+
 /// The agent's kind, by its image's name: Hermes where the name says so, else OpenClaw.
 pub fn kind_of_image(reference: &str) -> &'static str {
     if reference.contains("convos-runtime-hermes") {

@@ -32,20 +32,34 @@ pub async fn debug(call: &Call) -> Result<Response, ApiError> {
 fn shape(instance: &AgentInstance, report: &Value) -> Value {
     let text = |of: &Value| of["error"].as_str().map(|why| format!("error: {why}"));
     let (provider, agent) = (&report["provider"], &report["agent"]);
-    let local = text(agent).map_or_else(|| json!(agent.to_string()), Value::from);
+    let outside = text(agent).map_or_else(|| json!(agent.to_string()), Value::from);
     let row = rows::row(instance, "", &rows::Shown::default());
     let conditions = instance.status.as_ref().map(|s| &s.conditions);
+    let variables = provider["variables"].as_u64().map(|n| json!(n > 0));
     let mut body = json!({
         "id": row["id"], "name": row["name"], "status": row["status"], "url": row["url"],
         // What only the inside could tell: nobody can look into a Railway service.
         "processes": provider["processes"], "listening": provider["listening"],
-        "localCheck": local,
-        "envExists": provider["variables"].as_u64().map(|n| n > 0),
+        "localCheck": outside,
+        "envExists": variables.as_ref().unwrap_or(&provider["envExists"]),
         "deployStatus": row["deployStatus"], "conditions": conditions,
         "events": provider["deploymentEvents"],
     });
-    match text(provider) {
+    if provider["localCheck"].is_string() {
+        // Asked inside as well: what came of asking at its address stands beside it.
+        body["localCheck"] = provider["localCheck"].clone();
+        body["urlCheck"] = outside;
+        for key in ["envNames", "services", "commit", "checkpointId"] {
+            body[key] = provider[key].clone();
+        }
+    }
+    let own = !provider["apiStatus"].is_null();
+    match text(provider).or_else(|| provider["apiInfo"].as_str().map(str::to_owned)) {
         Some(why) => body["apiInfo"] = why.into(),
+        None if own => {
+            body["apiStatus"] = provider["apiStatus"].clone();
+            body["apiBody"] = provider["apiBody"].clone();
+        }
         None => {
             body["apiStatus"] = 200.into();
             body["apiBody"] = provider.clone();

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::Call;
 use super::error::ApiError;
+use super::page;
 use super::rows::{Shown, add_token, claimed_at, row};
 use super::state::{AgentsShape, PublicReads};
 use crate::api::condition::{ConditionType, Truth, find};
@@ -18,22 +19,38 @@ use crate::domain::instance::phase::{Phase, phase_of};
 use crate::domain::template::provider_kind;
 use crate::operations::members;
 
+/// An environment that nobody named.
+const UNKNOWN: &str = "unknown";
+
 /// `GET /healthz`: touches nothing.
 pub fn healthz() -> Response {
     Json(json!({"ok": true})).into_response()
 }
 
-/// `GET /version`: of the pool that is named, else of the API as it is set up, else of the default pool.
+/// Whose environment a call is about: that of the pool that is named, else the API's as it is set up, else the default
+/// pool's.
+pub fn environment(call: &Call) -> Result<String, ApiError> {
+    Ok(
+        match (call.named_pool(), &call.state.settings.environment) {
+            (Some(pool), _) => pool?.spec.environment.clone(),
+            (None, Some(environment)) => environment.clone(),
+            (None, None) => call
+                .pool()
+                .map_or_else(|_| UNKNOWN.to_owned(), |p| p.spec.environment.clone()),
+        },
+    )
+}
+
+/// `GET /`: whatever there is, there is a page.
+pub fn page(call: &Call) -> Response {
+    page::index(&environment(call).unwrap_or_else(|_| UNKNOWN.to_owned()))
+}
+
+/// `GET /version`.
 pub fn version(call: &Call) -> Result<Response, ApiError> {
-    let settings = &call.state.settings;
-    let environment = match (call.named_pool(), &settings.environment) {
-        (Some(pool), _) => pool?.spec.environment.clone(),
-        (None, Some(environment)) => environment.clone(),
-        (None, None) => call
-            .pool()
-            .map_or_else(|_| "unknown".to_owned(), |p| p.spec.environment.clone()),
-    };
-    Ok(Json(json!({"version": settings.version, "environment": environment})).into_response())
+    let environment = environment(call)?;
+    let version = &call.state.settings.version;
+    Ok(Json(json!({"version": version, "environment": environment})).into_response())
 }
 
 /// `GET /api/pool/counts`.

@@ -244,7 +244,7 @@ pub(super) async fn serve(
 
 async fn answer(endpoint: Endpoint, call: &Call) -> Result<Response, ApiError> {
     match endpoint {
-        Endpoint::Page => Ok(page::index()),
+        Endpoint::Page => Ok(reads::page(call)),
         Endpoint::PageScript => Ok(page::script()),
         Endpoint::PageStyle => Ok(page::style()),
         Endpoint::Healthz => Ok(reads::healthz()),

@@ -13,10 +13,8 @@ use subtle::ConstantTimeEq;
 
 use super::call::Call;
 use super::error::{ApiError, Code};
-use crate::api::AgentInstance;
+use crate::api::{AgentInstance, WEBHOOK_SECRET_HEADER};
 
-/// The header with the secret.
-const HEADER: &str = "x-pool-webhook-secret";
 /// What may follow from these is worth a look.
 const TYPES: [&str; 7] = [
     "deployed",
@@ -55,7 +53,10 @@ pub fn railway(call: &Call) -> Result<Response, ApiError> {
     let Some(secret) = &call.state.settings.webhook_secret else {
         return Err(ApiError::not_found("Not found"));
     };
-    let header = call.headers.get(HEADER).and_then(|v| v.to_str().ok());
+    let header = call
+        .headers
+        .get(WEBHOOK_SECRET_HEADER)
+        .and_then(|v| v.to_str().ok());
     if !secret.is(header.unwrap_or(&call.id)) {
         let refused = ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, "Unauthorized");
         return Err(refused);

@@ -14,8 +14,8 @@ use crate::domain::template::Template;
 
 use super::account::{self, Purpose};
 use super::{
-    AgentProvider, Caps, Class, Conversation, Facts, Inputs, Key, Listing, Operation, Outcome,
-    Owner, Presence, ProviderError, Report, Resource, Seen, StepSpec,
+    AgentProvider, Caps, Class, Conversation, Deed, Facts, Hook, HookSettings, Inputs, Key,
+    Listing, Operation, Outcome, Owner, Presence, ProviderError, Report, Resource, Seen, StepSpec,
 };
 
 /// Told of every call to a provider.
@@ -49,11 +49,11 @@ impl CallObserver for () {
 /// makes of several.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `resolve`, `look`, `observe`, `owner`, `hold`, `verify_clean`: a few reads, each tried three times.
+    /// `resolve`, `look`, `observe`, `owner`, `hooks`, `hold`, `verify_clean`: a few reads, each tried three times.
     pub read: Duration,
     /// `list`: many pages.
     pub list: Duration,
-    /// `perform`, `prepare_claim`, `after_claim`: one write.
+    /// `perform`, `prepare_claim`, `after_claim`, `set_hook`: one write.
     pub write: Duration,
     /// `destroy`: a write between reads.
     pub destroy: Duration,
@@ -232,6 +232,22 @@ impl<P: AgentProvider> AgentProvider for Guarded<P> {
 
     fn listing_interval(&self) -> Duration {
         self.inner.listing_interval()
+    }
+
+    fn room_for(&self, purpose: Purpose) -> Result<(), Duration> {
+        self.inner.room_for(purpose)
+    }
+
+    async fn hooks(&self) -> Result<Vec<Hook>, ProviderError> {
+        let call = self.inner.hooks();
+        let limit = (self.limits.read, Class::Transient);
+        self.guard("hooks", "", limit, call).await
+    }
+
+    async fn set_hook(&self, deed: &Deed, settings: &HookSettings) -> Result<(), ProviderError> {
+        let call = self.inner.set_hook(deed, settings);
+        let limit = (self.limits.write, Class::Ambiguous);
+        self.guard("set_hook", "", limit, call).await
     }
 
     async fn observe(&self, key: &Key, known: &Facts) -> Result<Presence, ProviderError> {

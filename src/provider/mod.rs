@@ -23,7 +23,9 @@ pub mod error;
 pub mod guarded;
 pub mod railway;
 pub mod sprites;
+mod transport;
 
+pub use crate::domain::hook::{Deed, Hook};
 pub use crate::domain::plan::{Class, Facts, Operation, Outcome, Repeat, Seen, Step, StepSpec};
 pub use crate::domain::resource::{Listing, Liveness, Owner, Presence, Resource};
 pub use error::ProviderError;
@@ -90,6 +92,17 @@ pub struct Caps {
     pub rename: bool,
     /// A sleeping resource is in stock.
     pub sleep_is_idle: bool,
+    /// It can tell us of events.
+    pub hooks: bool,
+}
+
+/// Where a provider is to tell us of events, and how we know it by that.
+#[derive(Clone, Debug)]
+pub struct HookSettings {
+    /// The address, reached from outside.
+    pub url: String,
+    /// What every delivery brings.
+    pub secret: SecretString,
 }
 
 /// A diagnostic report, without values of variables.
@@ -133,6 +146,23 @@ pub trait AgentProvider: Send + Sync {
         template: &Template,
         inputs: &Inputs,
     ) -> Result<Outcome, ProviderError>;
+
+    /// The subscriptions to events of where it works (Railway: the project, or the workspace where each agent has a
+    /// project of its own), other people's among them.
+    async fn hooks(&self) -> Result<Vec<Hook>, ProviderError> {
+        Ok(vec![])
+    }
+
+    /// Does one deed about subscriptions. To make one is not safe to repeat: after an error of class Ambiguous they are
+    /// listed first. What is removed may be gone already.
+    async fn set_hook(&self, _deed: &Deed, _settings: &HookSettings) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
+    /// Whether its request limit has room for something of that purpose now; Err: how long until it has, at the soonest.
+    fn room_for(&self, _purpose: account::Purpose) -> Result<(), Duration> {
+        Ok(())
+    }
 
     /// How long a listing has to rest before the next one, by what its requests cost of the limit. Default: not at all.
     fn listing_interval(&self) -> Duration {

@@ -189,12 +189,12 @@ async fn a_row_has_every_spelling() {
 async fn a_row_links_to_its_service_s_page_at_railway() {
     let world = World::new();
     let [mut shared, mut own, none] = ["a", "b", "c"].map(|id| instance(id, "Claimed", 1));
-    shared["spec"]["provider"] =
-        json!({"kind": "Railway", "projectId": "pool-p", "environmentId": "pool-e"});
-    own["spec"]["provider"] = json!({"kind": "Railway", "workspaceId": "w"});
-    let status = &mut own["status"]["provider"];
-    status["projectId"] = json!("own-p");
-    status["environmentId"] = json!("own-e");
+    let place = json!({"kind": "Railway", "projectId": "pool-p", "environmentId": "pool-e"});
+    let alone = json!({"kind": "Railway", "workspaceId": "w"});
+    shared["spec"]["provider"] = place;
+    own["spec"]["provider"] = alone;
+    own["status"]["provider"]["projectId"] = "own-p".into();
+    own["status"]["provider"]["environmentId"] = "own-e".into();
     world.add([shared, own, none]);
     let rows = world.get("/api/pool/agents?format=list").await.json();
     let pages: Vec<_> = rows

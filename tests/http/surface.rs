@@ -341,6 +341,16 @@ async fn the_page_is_html_and_asks_nobody_else() {
         world.send(request(&Method::HEAD, "/", None)).await.status,
         200
     );
+    assert!(page.text.contains("data-environment=\"unknown\""));
+
+    // A name is text, whatever is in it.
+    let mut world = World::new();
+    world.settings(|s| s.environment = Some("\"><b>qa".to_owned()));
+    let page = world.get("/").await.text;
+    assert!(
+        page.contains("data-environment=\"&quot;&gt;&lt;b&gt;qa\"") && !page.contains("<b>"),
+        "{page}"
+    );
 }
 
 #[tokio::test]

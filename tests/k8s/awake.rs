@@ -1,11 +1,13 @@
 //! Awake or asleep is a decision: which sprites are asked how they fare, which are let sleep, and what follows from silence.
 
+use std::time::Duration;
+
 use agentpool::domain::instance::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::chaos::PATIENT;
 use crate::recycling::{account, filled, finish, spec, sprite, sprites_ever, wait_idle};
-use crate::support::wait::until;
+use crate::support::wait::{holds, until};
 use crate::support::world::{SPEED, World};
 
 /// Sprites fall asleep after so many real seconds without a call.
@@ -171,10 +173,11 @@ async fn silent_for_three_beats_and_three_restarts_one_in_stock_is_replaced_and_
     finish(world).await;
 }
 
-/// Join requests of a new conversation are asked for from outside, again and again while none was processed.
+/// Join requests of a new conversation are asked for from outside until one was processed, and no longer.
 #[tokio::test(flavor = "multi_thread")]
 async fn join_requests_are_processed_from_outside_where_the_pool_wants_that() {
     let world = filled("joins", spec(json!({"pollJoinRequests": true}), json!({}))).await;
+    let idle = world.list().await.remove(0);
     let asked = || async {
         let calls = world.sim.calls("sprites").await;
         let path = |c: &&Value| {
@@ -187,6 +190,20 @@ async fn join_requests_are_processed_from_outside_where_the_pool_wants_that() {
     assert_eq!(world.claim("Ada").await.status, 200);
     until("they are asked for twice", PATIENT, || async {
         (asked().await >= 2).then_some(())
+    })
+    .await;
+    let force = json!({"sprite": idle.spec.provider_name, "joinRequests": 1});
+    world.sim.set("sprites", json!({"force": [force]})).await;
+    let told = "join requests processed";
+    until("one is processed", PATIENT, || async {
+        let log = world.operator.as_ref()?.log();
+        log.contains(told).then_some(())
+    })
+    .await;
+    // Twice the time between two of them.
+    let done = asked().await;
+    holds("no more after one was", Duration::from_secs(11), || async {
+        asked().await == done
     })
     .await;
     finish(world).await;

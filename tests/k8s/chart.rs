@@ -19,13 +19,13 @@ use crate::support::simulator::SHARED_PROJECT;
 use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, World, install_crds};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn succeed(out: Output) -> String {
+pub fn succeed(out: Output) -> String {
     assert!(
         out.status.success(),
         "{}{}",
@@ -35,7 +35,7 @@ fn succeed(out: Output) -> String {
     text(&out.stdout)
 }
 
-fn helm(cluster: &Cluster, arguments: &[&str]) -> Output {
+pub fn helm(cluster: &Cluster, arguments: &[&str]) -> Output {
     let tool = Command::new(format!("{ROOT}/deploy/local/tools"))
         .arg("helm")
         .stderr(Stdio::inherit())
@@ -49,7 +49,7 @@ fn helm(cluster: &Cluster, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn documents(text: &str) -> Vec<Value> {
+pub fn documents(text: &str) -> Vec<Value> {
     serde_yaml::Deserializer::from_str(text)
         .map(|d| Value::deserialize(d).unwrap())
         .filter(|d| !d.is_null())
@@ -57,7 +57,7 @@ fn documents(text: &str) -> Vec<Value> {
 }
 
 /// Written to a file, for kubectl.
-fn file(name: &str, documents: &[Value]) -> PathBuf {
+pub fn file(name: &str, documents: &[Value]) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let path = path.join(format!("{name}-{}.json", std::process::id()));
     let list = json!({"apiVersion": "v1", "kind": "List", "items": documents});
@@ -73,7 +73,7 @@ fn pools(documents: &[Value]) -> Vec<Value> {
         .collect()
 }
 
-fn values(name: &str) -> Value {
+pub fn values(name: &str) -> Value {
     let path = format!("{ROOT}/charts/agentpool/values-{name}.yaml");
     serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
@@ -252,7 +252,7 @@ async fn helm_installs_upgrades_and_removes_without_losing_a_key_or_a_pool() {
 }
 
 /// What the chart's Job does, under its account: the file and the rights are the release's own.
-fn apply_pools(cluster: &Cluster, namespace: &str) {
+pub fn apply_pools(cluster: &Cluster, namespace: &str) {
     let hooks = documents(&succeed(helm(
         cluster,
         &["get", "hooks", "agentpool", "-n", namespace],
@@ -266,15 +266,9 @@ fn apply_pools(cluster: &Cluster, namespace: &str) {
         })
         .cloned()
         .collect();
-    let path = file("hooks", &rights);
+    let path = file(&format!("hooks-{namespace}"), &rights);
     succeed(cluster.kubectl(["apply", "-n", namespace, "-f", path.to_str().unwrap()]));
-    let token = succeed(cluster.kubectl(["create", "token", "agentpool-pools", "-n", namespace]));
-    let admin: Value =
-        serde_yaml::from_str(&std::fs::read_to_string(cluster.kubeconfig()).unwrap()).unwrap();
-    let mut own = admin;
-    own["users"][0]["user"] = json!({"token": token.trim()});
-    let kubeconfig = path.with_extension("kubeconfig");
-    std::fs::write(&kubeconfig, own.to_string()).unwrap();
+    let kubeconfig = kubeconfig_of(cluster, namespace, "agentpool-pools");
     let yaml: Vec<_> = text
         .iter()
         .map(|d| serde_yaml::to_string(d).unwrap())
@@ -290,6 +284,17 @@ fn apply_pools(cluster: &Cluster, namespace: &str) {
         .unwrap();
     let said = succeed(out);
     assert!(said.contains("applied"), "{said}");
+}
+
+/// A kubeconfig with the token of an account that is there, from the TokenRequest API.
+pub fn kubeconfig_of(cluster: &Cluster, namespace: &str, account: &str) -> PathBuf {
+    let token = succeed(cluster.kubectl(["create", "token", account, "-n", namespace]));
+    let text = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
+    let mut own: Value = serde_yaml::from_str(&text).unwrap();
+    own["users"][0]["user"] = json!({"token": token.trim()});
+    let path = file(&format!("account-{namespace}-{account}"), &[]);
+    std::fs::write(&path, own.to_string()).unwrap();
+    path
 }
 
 /// A setting is changed by `helm upgrade --set`, and followed live: the pods are not even restarted.

@@ -1,10 +1,11 @@
-//! Clusters of the test's own: from nothing to a pool, an API server that is away, an upgrade of the CRDs.
+//! Clusters of the test's own: from nothing to a pool, an API server that is away, upgrades of the CRDs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::chart::{documents, file, helm, succeed};
 use crate::support::account;
 use crate::support::cluster::Cluster;
 use crate::support::operator::{KEY, Operator};
@@ -275,4 +276,121 @@ async fn the_definitions_install_and_upgrade_without_loss() {
     // And again: installing twice is nothing.
     apply(&format!("{ROOT}/crds"));
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The chart with the previous version's definitions in it.
+fn previous_chart() -> std::path::PathBuf {
+    let folder = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let chart = folder.join(format!("previous-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&chart);
+    let copied = std::process::Command::new("cp")
+        .args(["-RL", &format!("{ROOT}/charts/agentpool")])
+        .arg(&chart)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    for file in std::fs::read_dir(format!("{ROOT}/tests/data/crds-previous")).unwrap() {
+        let file = file.unwrap().path();
+        let to = chart.join("crd-files").join(file.file_name().unwrap());
+        assert!(to.exists(), "{}", to.display());
+        std::fs::copy(file, to).unwrap();
+    }
+    chart
+}
+
+/// Helm upgrades the definitions of the version before this one, with objects of every kind in them: nothing of the
+/// objects changes; what a new rule would refuse stays until it is changed; what is new can be used.
+///
+/// acceptance: F03
+#[tokio::test(flavor = "multi_thread")]
+async fn helm_upgrades_the_previous_versions_definitions_under_their_objects() {
+    let cluster = Cluster::own("previous");
+    let previous = previous_chart();
+    let release = |chart: &str, more: &[&str]| {
+        let base = ["upgrade", "--install", "agentpool", chart, "-n", "agents"];
+        let with = ["--create-namespace", "--no-hooks", "--set"];
+        let set = ["watchNamespace=agents"];
+        let all: Vec<_> = [&base[..], &with, &set, more].concat();
+        succeed(helm(&cluster, &all))
+    };
+    release(previous.to_str().unwrap(), &[]);
+    let volume = "agentpool.spec.provider.railway.volume";
+    let explained = || cluster.kubectl(["explain", volume]).status.success();
+    until("the previous definitions are served", LONG, || async {
+        let out = cluster.kubectl(["get", "ap,ai,ac", "-n", "agents"]);
+        out.status.success().then_some(())
+    })
+    .await;
+    assert!(!explained(), "the previous version has no volumes");
+    let apply = |file: &str| kubectl(&cluster, &["apply", "-f", &format!("{ROOT}/{file}")]);
+    apply("examples/quickstart.yaml");
+    apply("examples/agentclaim.yaml");
+    let text = std::fs::read_to_string(format!("{ROOT}/examples/quickstart.yaml")).unwrap();
+    let mut odd = documents(&text).pop().unwrap();
+    odd["metadata"]["name"] = json!("odd");
+    odd["spec"]["rollout"] = json!({"maxSurge": 0, "maxUnavailable": 0});
+    let instance = json!({
+        "apiVersion": "pool.convos.org/v1alpha1", "kind": "AgentInstance", "metadata": {"name": "a", "namespace": "agents"},
+        "spec": {"id": "a", "poolRef": {"name": "quickstart"}, "providerName": "x", "template": {"revision": "r", "hash": "h"}},
+    });
+    let path = file("previous-objects", &[odd.clone(), instance]);
+    let path = path.to_str().unwrap();
+    kubectl(&cluster, &["create", "-f", path]);
+    let patch = |more: &[&str]| {
+        let base = ["patch", "-n", "agents", "--type=merge"];
+        let all: Vec<_> = base.iter().chain(more).copied().collect();
+        cluster.kubectl(&all)
+    };
+    let idle = r#"{"status":{"phase":"Idle","turn":1,"provider":{"id":"s","serviceId":"s"}}}"#;
+    succeed(patch(&["ai", "a", "--subresource=status", "-p", idle]));
+    let claim = r#"{"spec":{"claim":{"id":"c","holder":"h","deadline":"2026-11-21T10:02:30Z","requestedAt":"2026-11-21T10:00:00Z","agentName":"Ada"}}}"#;
+    succeed(patch(&["ai", "a", "-p", claim]));
+    let bound = r#"{"status":{"phase":"Bound","instance":"a","inviteUrl":"https://dev.convos.org/v2?i=x"}}"#;
+    let of_claim = ["ac", "trip-planner", "--subresource=status", "-p", bound];
+    succeed(patch(&of_claim));
+    let objects = || -> Value {
+        let get = ["get", "ap,ai,ac", "-n", "agents", "-o", "json"];
+        let list: Value = serde_json::from_str(&kubectl(&cluster, &get)).unwrap();
+        list["items"].clone()
+    };
+    let before = objects();
+    assert_eq!(before.as_array().unwrap().len(), 4, "{before}");
+
+    release(&format!("{ROOT}/charts/agentpool"), &["--reuse-values"]);
+    until("what is new is known", LONG, || async {
+        explained().then_some(())
+    })
+    .await;
+    assert_eq!(objects(), before);
+
+    // Each can be written, the odd one too while that field stays as it is; the rule holds for what is new.
+    for object in ["ap/quickstart", "ap/odd", "ai/a", "ac/trip-planner"] {
+        kubectl(&cluster, &["label", object, "-n", "agents", "x=y"]);
+    }
+    succeed(patch(&["ap", "odd", "-p", r#"{"spec":{"minIdle":1}}"#]));
+    let new = r#"{"spec":{"provider":{"railway":{"volume":{"mountPath":"/data"}}}}}"#;
+    succeed(patch(&["ap", "quickstart", "-p", new]));
+    odd["metadata"]["name"] = json!("odder");
+    let refused = file("odder", &[odd]);
+    let refused = cluster.kubectl(["create", "-f", refused.to_str().unwrap()]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("nothing could ever be replaced"), "{error}");
+    let other = r#"{"spec":{"claim":{"agentName":"Bob"}}}"#;
+    let refused = patch(&["ai", "a", "-p", other]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(error.contains("never changed into another"), "{error}");
+
+    // And back, as `helm rollback` does it: the older definitions do not know the field, and nobody is stopped by it.
+    succeed(helm(
+        &cluster,
+        &["rollback", "agentpool", "1", "-n", "agents", "--no-hooks"],
+    ));
+    until("the previous definitions are back", LONG, || async {
+        (!explained()).then_some(())
+    })
+    .await;
+    for object in ["ap/quickstart", "ap/odd", "ai/a", "ac/trip-planner"] {
+        kubectl(&cluster, &["label", object, "-n", "agents", "x-"]);
+    }
+    std::fs::remove_dir_all(previous).unwrap();
 }

@@ -4,10 +4,15 @@ mod apart;
 mod faults;
 mod images;
 mod own;
+mod rename;
 mod repository;
+mod serial;
 mod settings;
+mod shared_token;
+mod stuck;
 mod tokens;
 mod volumes;
+mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,6 +71,16 @@ async fn given(world: &World, instance: &AgentInstance) -> BTreeMap<String, Stri
     all.iter()
         .filter(|(name, _)| !name.starts_with("RAILWAY_"))
         .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+        .collect()
+}
+
+/// The notes of events with that reason.
+pub fn events(world: &World, reason: &str) -> Vec<String> {
+    let text = world.kubectl(&["get", "events", "-o", "json"]);
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let all = all["items"].as_array().unwrap().iter();
+    let of = all.filter(|e| e["reason"] == reason);
+    of.map(|e| e["message"].as_str().unwrap().to_owned())
         .collect()
 }
 

@@ -13,9 +13,9 @@ use crate::support::wait::{LONG, until};
 use crate::support::world::{POOL, World};
 
 /// The token that the simulator knows.
-const SPRITES_TOKEN: &str = "quickstart/5eed00c1/5eed00c2/5eed0000-0000-4000-8000-0000000000c3";
+pub const SPRITES_TOKEN: &str = "quickstart/5eed00c1/5eed00c2/5eed0000-0000-4000-8000-0000000000c3";
 /// Where a claim's instructions are, inside.
-const INSTRUCTIONS: &str = ".openclaw/workspace/INSTRUCTIONS.md";
+pub const INSTRUCTIONS: &str = ".openclaw/workspace/INSTRUCTIONS.md";
 
 /// A pool on Sprites, by what differs from this.
 pub fn spec(sprites: Value, change: Value) -> Value {
@@ -83,7 +83,7 @@ pub async fn sprites_ever(world: &World) -> Vec<Value> {
 }
 
 /// A file of an agent's home directory.
-async fn file(world: &World, instance: &AgentInstance, path: &str) -> Option<String> {
+pub async fn file(world: &World, instance: &AgentInstance, path: &str) -> Option<String> {
     let home = instance.status.as_ref()?.provider.as_ref()?.home.as_ref()?;
     let name = &instance.spec.provider_name;
     let url = format!(
@@ -97,7 +97,7 @@ async fn file(world: &World, instance: &AgentInstance, path: &str) -> Option<Str
 }
 
 /// The token that a claim answered with.
-async fn token_of(world: &World, id: &str) -> String {
+pub async fn token_of(world: &World, id: &str) -> String {
     let answer = world.get("/api/pool/status?include=secrets").await;
     let all = answer.body["instances"]
         .as_array()
@@ -113,7 +113,7 @@ async fn token_of(world: &World, id: &str) -> String {
     token.to_owned()
 }
 
-async fn give_back(world: &World, id: &str) -> (u16, Value) {
+pub async fn give_back(world: &World, id: &str) -> (u16, Value) {
     let path = format!("/api/pool/instances/{id}");
     let answer = world.call(Method::DELETE, &path, Value::Null).await;
     (answer.status, answer.body)

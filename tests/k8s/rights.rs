@@ -303,3 +303,74 @@ async fn the_api_server_lists_what_the_chart_lists() {
     let both: BTreeSet<_> = told["controller"].union(&told["api"]).cloned().collect();
     assert_eq!(told["run"], both);
 }
+
+/// What the cluster's own roles say of our objects, one line each: resource and verbs.
+fn of_people(cluster: &Cluster, user: &str, namespace: &str) -> BTreeSet<String> {
+    let user = format!("--as={user}");
+    let out = cluster.kubectl(["auth", "can-i", "--list", &user, "-n", namespace]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    let ours = |line: &str| -> Option<String> {
+        let (resource, rest) = line.split_once(".pool.convos.org")?;
+        let sub = rest.split_whitespace().next().unwrap();
+        let sub = if sub.starts_with('/') { sub } else { "" };
+        let (_, verbs) = line.rsplit_once('[')?;
+        let mut verbs: Vec<_> = verbs.trim_end_matches(']').split(' ').collect();
+        verbs.sort_unstable();
+        Some(format!("{resource}{sub} {}", verbs.join(" ")))
+    };
+    text.lines().filter_map(ours).collect()
+}
+
+/// Whoever may view, edit or administer a namespace may so with our objects, verb by verb: the cluster's own roles take
+/// the chart's up. Instances are not to be viewed: their status holds invites.
+#[tokio::test(flavor = "multi_thread")]
+async fn viewers_and_editors_have_what_the_chart_adds_for_them() {
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::own("people")));
+    install_crds(cluster);
+    let world = World::on(cluster, "people").await;
+    let view = account::rules_in("minimal", "ClusterRole", "agents-agentpool-view");
+    let edit = account::rules_in("minimal", "ClusterRole", "agents-agentpool-edit");
+    for (name, aggregate, rules) in [
+        ("view", &["view"][..], view),
+        ("edit", &["edit", "admin"][..], edit),
+    ] {
+        let label = |to: &&str| {
+            let key = format!("rbac.authorization.k8s.io/aggregate-to-{to}");
+            (key, json!("true"))
+        };
+        let labels: serde_json::Map<_, _> = aggregate.iter().map(label).collect();
+        let name = format!("agentpool-{name}");
+        let role = json!({"metadata": {"name": name, "labels": labels}, "rules": rules});
+        let role: k8s_openapi::api::rbac::v1::ClusterRole = serde_json::from_value(role).unwrap();
+        let api = Api::all(world.client.clone());
+        api.create(&PostParams::default(), &role).await.unwrap();
+    }
+    for user in ["view", "edit", "admin"] {
+        let (role, user) = (
+            format!("--clusterrole={user}"),
+            format!("--user=a-user-of-{user}"),
+        );
+        let name = role.trim_start_matches("--clusterrole=");
+        world.kubectl(&["create", "rolebinding", name, &role, &user]);
+    }
+    let edits = [
+        "agentpools create delete get list patch update watch",
+        "agentclaims create delete get list patch update watch",
+        "agentpools/scale get patch update",
+        "agentinstances delete get list patch watch",
+    ];
+    for (user, expected) in [
+        ("view", &["agentpools get list watch"][..]),
+        ("edit", &edits[..]),
+        ("admin", &edits[..]),
+    ] {
+        let expected: BTreeSet<_> = expected.iter().map(|l| (*l).to_owned()).collect();
+        let user = format!("a-user-of-{user}");
+        let found = until(&format!("{user} has rights"), LONG, || async {
+            let found = of_people(cluster, &user, &world.namespace);
+            (found.len() >= expected.len()).then_some(found)
+        })
+        .await;
+        assert_eq!(found, expected, "{user}");
+    }
+}

@@ -349,3 +349,100 @@ async fn a_moved_tag_is_rolled_out() {
     assert_eq!(world.pool().await.metadata.generation, generation);
     world.finish().await;
 }
+
+/// While what is left of the request limit is kept for others, a roll-out does not begin; what a claim took is built anew
+/// all the same, and a limit that grows sets it going.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_out_leaves_what_is_left_of_the_request_limit_to_others() {
+    let world = World::with_pool("reserved", rolling(json!({}))).await;
+    let before = world.wait_idle(3).await;
+    let debug = format!("/api/pool/debug/{}", before[0].spec.id);
+    let sent = until("requests are used up", LONG, || async {
+        let _ = world.get(&debug).await;
+        let sent = world.sim.calls("railway").await.len();
+        (sent >= 80).then_some(sent)
+    })
+    .await;
+    // More than a roll-out's share is used up, and less than a refill's.
+    let limit = sent * 100 / 66;
+    let limits = json!({"limits": {"perHour": limit, "perSecond": 1000}});
+    world.sim.set("railway", limits).await;
+    crate::lifecycle::ticks(&world, 1).await;
+    world.patch_pool(image(NEXT)).await;
+    rolled_out(&world, "QuotaReserved").await;
+    assert_eq!(world.claim("Tokyo Trip").await.status, 200);
+    let now = world.wait_idle(3).await;
+    let kept = ids(&now).intersection(&ids(&before)).count();
+    assert_eq!(kept, 2, "none was removed, and one was built for the claim");
+    rolled_out(&world, "QuotaReserved").await;
+
+    let limits = json!({"limits": {"perHour": 100_000, "perSecond": 1000}});
+    world.sim.set("railway", limits).await;
+    rolled_out(&world, "UpToDate").await;
+    let idle = world.wait_idle(3).await;
+    assert_eq!(
+        images(&world, &idle).await,
+        BTreeSet::from([NEXT.to_owned()])
+    );
+    world.finish().await;
+}
+
+/// What agents were told of the variable, by instance.
+async fn told(world: &World, instances: &[AgentInstance], variable: &str) -> BTreeSet<String> {
+    let state = world.sim.state("railway").await;
+    let services = state["services"].as_array().unwrap();
+    let of = |instance: &AgentInstance| {
+        let id = crate::lifecycle::service_id(instance);
+        let service = services.iter().find(|s| s["id"] == id).unwrap();
+        let deployments = service["deployments"].as_array().unwrap();
+        assert_eq!(deployments.len(), 1, "{service}");
+        let value = &deployments[0]["snapshot"]["variables"][variable];
+        value.as_str().unwrap().to_owned()
+    };
+    instances.iter().map(of).collect()
+}
+
+/// A Secret's value is no part of the template, and reaches agents all the same: idle ones drift, those in use stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_agents_with_an_earlier_value_of_a_secret_drift() {
+    let world = World::start("rotated").await;
+    world.secret("extra", "value", "one").await;
+    let env = json!([{"name": "OPENROUTER_API_KEY", "value": "sk-simulated"},
+        {"name": "EXTRA", "valueFrom": {"secretKeyRef": {"name": "extra", "key": "value"}}}]);
+    let spec = json!({"minIdle": 2, "tickIntervalSeconds": 1, "runtime": {"env": env}});
+    world.create_pool(crate::support::world::POOL, spec).await;
+    world.wait_idle(2).await;
+    assert_eq!(world.claim("Tokyo Trip").await.status, 200);
+    let idle = world.wait_idle(2).await;
+    let claimed = world.in_phase(Phase::Claimed).await;
+    let one = BTreeSet::from(["one".to_owned()]);
+    assert_eq!(told(&world, &idle, "EXTRA").await, one);
+    rolled_out(&world, "UpToDate").await;
+    // The same value with another label is the same value.
+    world.kubectl(&["label", "secret", "extra", "touched=yes"]);
+    holds("nothing drifts", Duration::from_secs(7), || async {
+        let drifted = world.pool().await.status.unwrap().drifted;
+        drifted == 0
+    })
+    .await;
+    world.secret("extra", "value", "two").await;
+    rolled_out(&world, "Drifted").await;
+    until("they say why", LONG, || async {
+        let idle = world.in_phase(Phase::Idle).await;
+        let all = idle.iter().all(|i| reason(i) == "SecretRotated");
+        (all && idle.len() == 2).then_some(())
+    })
+    .await;
+    let text = world.kubectl(&["get", "ap,ai", "-o", "yaml"]);
+    assert!(!text.contains("value: one") && !text.contains("value: two"));
+    world
+        .patch_pool(json!({"rollout": {"strategy": "RollingIdle"}}))
+        .await;
+    rolled_out(&world, "UpToDate").await;
+    let idle = world.wait_idle(2).await;
+    let two = BTreeSet::from(["two".to_owned()]);
+    assert_eq!(told(&world, &idle, "EXTRA").await, two);
+    assert_eq!(told(&world, &claimed, "EXTRA").await, one);
+    assert_eq!(ids(&world.in_phase(Phase::Claimed).await), ids(&claimed));
+    world.finish().await;
+}

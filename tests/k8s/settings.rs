@@ -87,7 +87,7 @@ async fn the_key_comes_from_a_secret_and_its_rotation_loses_no_agent() {
     world.finish().await;
 }
 
-/// What follows the environment: the dashboard's badge and confirmations come with the dashboard.
+/// What follows the environment; the page's badge: environments.rs. The dashboard's confirmations come with the dashboard.
 ///
 /// acceptance: E03
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,7 @@ simulator! {
     calls = "../../src/bin/agentpool-simulator/calls.rs",
     clock = "../../src/bin/agentpool-simulator/clock.rs",
     ghcr = "../../src/bin/agentpool-simulator/ghcr.rs",
+    knobs = "../../src/bin/agentpool-simulator/knobs.rs",
     ledger = "../../src/bin/agentpool-simulator/ledger.rs",
     peers = "../../src/bin/agentpool-simulator/peers.rs",
     railway = "../../src/bin/agentpool-simulator/railway/mod.rs",

@@ -133,6 +133,7 @@ impl Operator {
         let images = Images::new(client.clone(), clock.clone(), registry, DIGEST_KEPT);
         let ctx = Arc::new(Ctx {
             images,
+            hooks: Default::default(),
             fleet: Fleet::new(client.clone(), clock.clone(), Arc::new(connect)),
             events: Events::new(client.clone(), "agentpool", &process.name),
             client: client.clone(),

@@ -114,13 +114,18 @@ pub fn without_rights(environment: &BTreeMap<String, String>, role: &str) -> Pat
 
 /// The rules of a Role of the chart, as the snapshot has them.
 pub fn rules(role: &str) -> Vec<PolicyRule> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/namespaced.yaml");
-    let text = std::fs::read_to_string(path).unwrap();
+    rules_in("namespaced", "Role", role)
+}
+
+/// The rules of a Role or ClusterRole of one of the snapshots.
+pub fn rules_in(snapshot: &str, kind: &str, role: &str) -> Vec<PolicyRule> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let text = std::fs::read_to_string(format!("{root}/tests/chart/{snapshot}.yaml")).unwrap();
     serde_yaml::Deserializer::from_str(&text)
         .map(|d| Value::deserialize(d).unwrap())
-        .find(|d| d["kind"] == "Role" && d["metadata"]["name"] == role)
+        .find(|d| d["kind"] == kind && d["metadata"]["name"] == role)
         .map(|d| serde_json::from_value(d["rules"].clone()).unwrap())
-        .unwrap_or_else(|| panic!("the snapshot has no Role {role}"))
+        .unwrap_or_else(|| panic!("the snapshot has no {kind} {role}"))
 }
 
 /// Which Roles of the chart a role of the binary has.
@@ -213,14 +218,8 @@ async fn grant(client: &Client, place: &Place, account: &str, role: &str, there:
     }
     // The controller reads the cluster's id in a release without watchNamespace; in the others it is told.
     if role == "agentpool-controller-release" {
-        let id = PolicyRule {
-            api_groups: Some(vec![String::new()]),
-            resources: Some(vec!["namespaces".to_owned()]),
-            resource_names: Some(vec!["kube-system".to_owned()]),
-            verbs: vec!["get".to_owned()],
-            ..PolicyRule::default()
-        };
-        grant_rules(client, place, account, "cluster-id", None, vec![id]).await;
+        let id = rules_in("minimal", "ClusterRole", "agents-agentpool-cluster-id");
+        grant_rules(client, place, account, "cluster-id", None, id).await;
     }
     grant_rules(client, place, account, role, there, rules).await;
 }

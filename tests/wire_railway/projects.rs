@@ -158,7 +158,11 @@ async fn tokens_take_turns_and_none_is_used_before_its_time() {
 async fn a_listing_looks_into_our_projects_only() {
     let detail = json!({"projectsByIds": [{"id": "first", "environments": {"edges": [{"node": {
         "id": "E", "isEphemeral": false,
-        "serviceInstances": {"edges": [{"node": service("S", NAME, running())}]}}}]}}]});
+        "serviceInstances": {"edges": [{"node": service("S", NAME, running())}]},
+        "volumeInstances": {"edges": [
+            {"node": {"volumeId": "gone", "serviceId": "S", "isPendingDeletion": true}},
+            {"node": {"volumeId": "V", "serviceId": "S"}},
+            {"node": {"volumeId": "another", "serviceId": null}}]}}}]}}]});
     let server = Script::default()
         .data("RwProjects", many())
         .data("RwProjectsBatch", detail)
@@ -170,6 +174,7 @@ async fn a_listing_looks_into_our_projects_only() {
     assert_eq!(listed[1].name, NAME);
     assert_eq!(listed[1].facts["projectId"], "first");
     assert_eq!(listed[1].facts["environmentId"], "E");
+    assert_eq!(listed[1].facts["volumeId"], "V", "with its volume");
     let sent = sent(&server).await;
     assert_eq!(
         sent[1].1["ids"],

@@ -305,6 +305,14 @@ pub fn ours() -> Value {
     sprite(our_labels())
 }
 
+pub fn running_service(definition: Value) -> Value {
+    let mut service = definition;
+    service["name"] = json!("gateway");
+    service["needs"] = Value::Null;
+    service["state"] = json!({"name": "gateway", "status": "running", "pid": 7, "restart_count": 0, "next_restart_at": "0001-01-01T00:00:00Z"});
+    service
+}
+
 pub fn checkpoint(id: &str) -> Value {
     json!({"id": id, "create_time": "2026-09-01T10:00:00Z", "comment": "golden/7f3a9c21k4mz/1", "is_auto": false})
 }

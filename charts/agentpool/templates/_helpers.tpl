@@ -121,6 +121,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.publicUrl }}
 - {name: AGENTPOOL_PUBLIC_URL, value: {{ . | quote }}}
 {{- end }}
+{{- with .Values.webhookSecret }}
+- {name: AGENTPOOL_RAILWAY_WEBHOOK_SECRET, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: AGENTPOOL_RAILWAY_WEBHOOK_SECRET}}}
+{{- end }}
 - {name: AGENTPOOL_KEY_SECONDS, value: {{ .Values.keySeconds | int | quote }}}
 - {name: LOG_LEVEL, value: {{ .Values.logLevel | quote }}}
 - {name: AGENTPOOL_LOG_FORMAT, value: {{ .Values.logFormat | quote }}}

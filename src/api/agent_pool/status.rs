@@ -97,8 +97,10 @@ pub struct AgentPoolStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, RequestAnswer>,
     /// Ready: the pool has its minimum, else why not. ProviderReachable: the provider answers. AtCapacity: maxTotal is
-    /// reached. CircuitOpen: creations are held back. RolledOut: no idle agent drifted, else what is done about it. StrayResources, only where there are any: the provider has
-    /// resources that are called as this pool's agents are and that no AgentInstance is about.
+    /// reached. CircuitOpen: creations are held back. RolledOut: no idle agent drifted, else what is done about it.
+    /// StrayResources, only where there are any: the provider has resources that are called as this pool's agents are and
+    /// that no AgentInstance is about. WebhookRegistered, only where a public address and a secret are set: the provider
+    /// tells us of events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_string()]))]
     #[schemars(length(max = 16))]

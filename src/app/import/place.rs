@@ -82,6 +82,7 @@ impl Place {
             dry: order.dry_run,
             plan: provider.plan(Operation::Create, &template),
             template: TemplateRef {
+                secrets: None,
                 revision,
                 hash: template.hash(),
                 image: None,

@@ -84,6 +84,17 @@ fn path(target: &str) -> String {
     }
 }
 
+/// A header as given, or those in a file: `@-` is standard input.
+fn lines_of(header: &str) -> anyhow::Result<Vec<String>> {
+    let text = match header.strip_prefix('@') {
+        None => header.to_owned(),
+        Some("-") => std::io::read_to_string(std::io::stdin())?,
+        Some(file) => std::fs::read_to_string(file)?,
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
+}
+
 /// Runs it; the code is curl's: 7 refused, 22 an error status with `-f`.
 pub fn run(args: InsideArgs) -> anyhow::Result<u8> {
     let Some(("curl", words)) = args
@@ -110,7 +121,9 @@ pub fn run(args: InsideArgs) -> anyhow::Result<u8> {
         body.len()
     );
     for header in &curl.headers {
-        request.push_str(&format!("{header}\r\n"));
+        for line in lines_of(header)? {
+            request.push_str(&format!("{line}\r\n"));
+        }
     }
     request.push_str("\r\n");
     socket.write_all(request.as_bytes())?;

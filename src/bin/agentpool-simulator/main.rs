@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod ghcr;
 mod inside;
+mod knobs;
 mod ledger;
 mod peers;
 mod railway;

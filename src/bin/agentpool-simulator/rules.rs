@@ -2,6 +2,7 @@
 
 use crate::rng::Random;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 /// How often a rule fires among the requests that match it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -37,6 +38,32 @@ impl Trigger {
         self.fired += 1;
         true
     }
+}
+
+/// The kind of a fault to be armed, whose parameters `parameters` knows; Err: why it is refused.
+pub fn kind_of<'a>(
+    fault: &'a Map<String, Value>,
+    parameters: impl Fn(&str) -> Option<&'static [&'static str]>,
+) -> Result<&'a str, String> {
+    let kind = fault.get("kind").and_then(Value::as_str);
+    let kind = kind.unwrap_or_default();
+    let Some(known) = parameters(kind) else {
+        return Err(format!("unknown or not simulated fault kind {kind:?}"));
+    };
+    let odd = |k: &&String| *k != "kind" && !known.contains(&k.as_str());
+    match fault.keys().find(odd) {
+        Some(odd) => Err(format!("fault {kind:?} has no parameter {odd:?}")),
+        None => Ok(kind),
+    }
+}
+
+/// A refusal with every known kind and its parameters.
+pub fn refusal(
+    why: &str,
+    kinds: impl Iterator<Item = (&'static str, &'static [&'static str])>,
+) -> Value {
+    let known: Map<String, Value> = kinds.map(|(k, p)| (k.to_owned(), json!(p))).collect();
+    json!({"error": why, "known": known})
 }
 
 #[cfg(test)]

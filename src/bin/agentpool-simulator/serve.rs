@@ -4,7 +4,7 @@ use crate::agent::model::{Agent, Dialect, Kind};
 use crate::railway::model::Variables;
 use crate::railway::plans::advance;
 use crate::world::Sim;
-use crate::{agent, control, peers, sprites};
+use crate::{agent, control, peers, railway, sprites};
 use anyhow::Context;
 use clap::Args;
 use std::io::Write;
@@ -153,6 +153,7 @@ async fn tick(sim: Arc<Sim>) -> u8 {
             (ended, world.agents.self_destructing(&mut world.rng, now))
         };
         sprites::power::tick(&sim);
+        railway::deliveries::tick(&sim);
         if let Some(code) = ended {
             tracing::info!(code, "the agent has ended");
             return u8::try_from(code).unwrap_or(1);

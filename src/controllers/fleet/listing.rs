@@ -38,6 +38,8 @@ pub(super) struct Known {
     pub(super) resolved: Option<Facts>,
     pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) failures: u32,
+    /// How often its credential was replaced by another.
+    pub(super) rotations: u32,
     pub(super) trouble: Option<(Trouble, Monotonic)>,
 }
 
@@ -127,6 +129,12 @@ impl Fleet {
     pub fn listing_interval(&self, scope: &Scope) -> Duration {
         let provider = self.cell(scope).known().provider();
         provider.map_or(Duration::ZERO, |p| p.listing_interval())
+    }
+
+    /// Whether the request limit of a scope has room for such a purpose; Err: how long until it has, at the soonest.
+    pub fn room_for(&self, scope: &Scope, purpose: Purpose) -> Result<(), Duration> {
+        let provider = self.cell(scope).known().provider();
+        provider.map_or(Ok(()), |p| p.room_for(purpose))
     }
 
     /// The latest listing, however old.

@@ -21,8 +21,8 @@ use crate::provider::Report;
 
 /// What an answer may have, in bytes of JSON; less than the 4096 characters of the field.
 const REPORT_MAX: usize = 3800;
-/// The longest text in it.
-const TEXT_MAX: usize = 300;
+/// The longest text in it: the first of these with which it fits.
+const TEXT_MAX: [usize; 4] = [2000, 1000, 600, 300];
 /// How long a report may take, all of it: the caller waits 15 s.
 const WITHIN: Duration = Duration::from_secs(14);
 
@@ -104,15 +104,23 @@ async fn agent_report(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) 
     }
 }
 
-/// As JSON that fits: texts are cut, and of what is still too much the longest member goes.
-fn fitted(mut report: Value) -> String {
-    shorten(&mut report);
-    loop {
-        let text = report.to_string();
+/// As JSON that fits: texts are cut, the more of them the shorter, and of what is still too much the longest member goes.
+fn fitted(report: Value) -> String {
+    let mut left = Value::Null;
+    for most in TEXT_MAX {
+        left.clone_from(&report);
+        shorten(&mut left, most);
+        let text = left.to_string();
         if text.len() <= REPORT_MAX {
             return text;
         }
-        let Some(members) = report["provider"].as_object_mut() else {
+    }
+    loop {
+        let text = left.to_string();
+        if text.len() <= REPORT_MAX {
+            return text;
+        }
+        let Some(members) = left["provider"].as_object_mut() else {
             return json!({"error": "the report is too long"}).to_string();
         };
         let longest = members.iter().max_by_key(|(_, v)| v.to_string().len());
@@ -123,11 +131,11 @@ fn fitted(mut report: Value) -> String {
     }
 }
 
-fn shorten(value: &mut Value) {
+fn shorten(value: &mut Value, most: usize) {
     match value {
-        Value::String(text) if text.len() > TEXT_MAX => *text = cut(text, TEXT_MAX),
-        Value::Array(all) => all.iter_mut().for_each(shorten),
-        Value::Object(all) => all.values_mut().for_each(shorten),
+        Value::String(text) if text.len() > most => *text = cut(text, most),
+        Value::Array(all) => all.iter_mut().for_each(|v| shorten(v, most)),
+        Value::Object(all) => all.values_mut().for_each(|v| shorten(v, most)),
         _ => {}
     }
 }
@@ -150,6 +158,10 @@ mod tests {
             (&back["provider"]["serviceId"], &back["agent"]["ready"]),
             (&json!("s"), &json!(true))
         );
+        // One long text is cut later than many.
+        let one = "p".repeat(1500);
+        let text = fitted(json!({"provider": {"processes": one}, "agent": {}}));
+        assert!(text.contains(&one));
         let small = json!({"provider": {"a": 1}, "agent": {"error": "x"}});
         assert_eq!(fitted(small.clone()), small.to_string());
     }

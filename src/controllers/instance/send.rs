@@ -20,7 +20,8 @@ use crate::domain::import::IMPORTED_BY;
 use crate::domain::instance::phase::{self, Phase};
 use crate::domain::instance::status::{self, facts_of};
 use crate::domain::instance::view::Evidence;
-use crate::domain::plan::{Class, Seen, Step, Trouble, UNSETTLED, UNSETTLED_FOR};
+use crate::domain::plan::{Class, Seen, Step, Trouble, UNDER_WAY, UNSETTLED, UNSETTLED_FOR};
+use crate::domain::pool::rollout;
 use crate::domain::resource::Presence;
 use crate::k8s::error::K8sError;
 use crate::provider::AgentProvider;
@@ -45,13 +46,8 @@ fn requests(object: &AgentInstance, ctx: &Ctx) -> Requests {
 
 /// What sending a step is for.
 fn purpose_of_step(around: &Surroundings, index: usize) -> Purpose {
-    let short = around.pool.as_ref().is_some_and(|pool| {
-        let idle = pool.status.as_ref().map_or(0, |s| s.idle);
-        idle < pool.spec.min_idle
-    });
     match index {
-        0 if short => Purpose::Refill,
-        0 => Purpose::Create,
+        0 => rollout::purpose(around.pool.as_deref()),
         _ => Purpose::Finish,
     }
 }
@@ -340,6 +336,9 @@ async fn ask(
         let seconds = now.saturating_sub(begun).as_secs();
         facts.insert(UNSETTLED.to_owned(), step.to_owned());
         facts.insert(UNSETTLED_FOR.to_owned(), seconds.to_string());
+    }
+    if let (Question::Remove, Some(step)) = (question, status::under_way(object.status.as_ref())) {
+        facts.insert(UNDER_WAY.to_owned(), step.to_owned());
     }
     let purpose = match (question, had_a_user(object)) {
         (Question::IsThere, true) => Purpose::Claim,

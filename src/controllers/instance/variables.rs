@@ -85,7 +85,7 @@ pub(super) async fn inputs(
             None
         },
         extra_tokens: if step == PROJECT_STEP {
-            extra_tokens(template, &namespace, ctx).await?
+            extra_tokens(template, &namespace, around, ctx).await?
         } else {
             vec![]
         },
@@ -96,6 +96,7 @@ pub(super) async fn inputs(
 async fn extra_tokens(
     template: &Template,
     namespace: &str,
+    around: &Surroundings,
     ctx: &Ctx,
 ) -> Result<Vec<SecretString>, Trouble> {
     let railway = template.provider.railway.as_ref();
@@ -110,6 +111,16 @@ async fn extra_tokens(
             message: e.to_string(),
             retry_after: Some(Duration::from_secs(10)),
         })?;
+    if let (true, Some(pool)) = (
+        ctx.fleet.is_rotated(namespace, reference, &all),
+        around.pool.as_ref(),
+    ) {
+        let name = &reference.name;
+        let note = format!("Secret {name} has other tokens: they are used from now on");
+        ctx.events
+            .publish(pool.as_ref(), false, Reason::SecretRotated, "Rotate", &note)
+            .await;
+    }
     let lines = all.expose_secret().lines().map(str::trim);
     Ok(lines
         .filter(|line| !line.is_empty())

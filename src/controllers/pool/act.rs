@@ -56,6 +56,8 @@ pub(in crate::controllers) struct Build<'a> {
     pub(in crate::controllers) scope: &'a Scope,
     /// The image, pinned where the pool wants that.
     pub(in crate::controllers) image: Option<&'a str>,
+    /// The digests of the values of the Secrets that they get, the present root key's first.
+    pub(in crate::controllers) secrets: Option<&'a str>,
 }
 
 /// Creates what is listed; whether anything was created.
@@ -130,6 +132,9 @@ pub(in crate::controllers) fn new_instance(
                 revision: build.revision.to_owned(),
                 hash: build.template.hash(),
                 image: build.image.map(str::to_owned),
+                secrets: build
+                    .secrets
+                    .and_then(|all| all.split(' ').next().map(str::to_owned)),
             },
             provider: Some(fleet::provider_ref(build.scope)),
             turn: 1,

@@ -8,6 +8,7 @@ pub(super) mod act;
 mod provider;
 mod requests;
 mod revisions;
+mod secrets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -71,6 +72,10 @@ pub struct PoolMemory {
     refusal: Option<(String, Monotonic)>,
     /// The spec's generation as last seen.
     generation: Option<Option<i64>>,
+    /// The digests of the values of its Secrets.
+    secrets: secrets::Known,
+    /// How often its credential was replaced, as last told.
+    rotations: Option<u32>,
 }
 
 impl PoolMemory {
@@ -140,6 +145,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     // What is judged is what is deleted: a version that the cache shows only later may have been claimed.
     let judged = instances_of(&pool, ctx);
     let (health, resolved) = provider::health(&pool, scope.as_ref(), deleting, ctx).await;
+    if let Some(scope) = resolved.as_ref().or(scope.as_ref()) {
+        provider::tell_rotation(&pool, &key, scope, ctx).await;
+    }
     let unsupported = ctx.fleet.unsupported(&template);
     let revision = if deleting || unsupported.is_some() {
         None
@@ -155,9 +163,13 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     } else {
         ctx.images.of(&namespace, &template).await
     };
+    let digests = match &revision {
+        Some(_) => secrets::digests(&namespace, &key, &template, ctx).await,
+        None => None,
+    };
     let present = revision
         .as_deref()
-        .map(|revision| Present::new(revision, image.reference()));
+        .map(|revision| Present::new(revision, image.reference()).with_secrets(digests.as_deref()));
     let members = members(&judged, present.as_ref());
     let requests = open_requests(&pool);
     let progress =
@@ -181,6 +193,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
         provider: health,
         listing: provider::listing(&pool, resolved.as_ref(), ctx),
         image: image.clone(),
+        secrets: digests.clone(),
         unsupported,
         revision: revision.clone(),
         requests: &requests,
@@ -218,6 +231,7 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
                 template: &template,
                 scope,
                 image: image.reference(),
+                secrets: digests.as_deref(),
             };
             create(&settled, &key, &creating, &build, ctx).await?
         }
@@ -225,6 +239,9 @@ async fn pass(pool: &AgentPool, ctx: &Ctx) -> Result<Duration, K8sError> {
     };
     revisions::forget_unnamed(&pool, &key, revision.as_deref(), ctx).await;
     if decision.remove_finalizer && deleting && ctx.leadership.holds() {
+        if !super::hooks::leave(&pool, ctx).await {
+            return Ok(Duration::from_secs(2));
+        }
         apply::set_pool_finalizer(&api, &settled, false).await?;
         tracing::info!(pool = %name, action = "removed", "the pool is drained");
         return Ok(Duration::from_secs(60));
@@ -405,6 +422,7 @@ async fn tell_rollout(pool: &AgentPool, key: &(String, String), decision: &Decis
     let fine = [
         Reason::UpToDate,
         Reason::RollingOut,
+        Reason::QuotaReserved,
         Reason::Drifted,
         Reason::Paused,
     ];

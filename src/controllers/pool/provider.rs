@@ -5,11 +5,13 @@ use std::time::Duration;
 use kube::ResourceExt;
 
 use super::{instances_of, tick};
-use crate::api::agent_pool::AgentPool;
+use crate::api::agent_pool::{AgentPool, SecretKeyRef};
+use crate::api::condition::Reason;
 use crate::controllers::Ctx;
 use crate::controllers::fleet::{self, Scope};
 use crate::controllers::sweep;
 use crate::domain::backoff::Call;
+use crate::domain::budget::Purpose;
 use crate::domain::plan::Facts;
 use crate::domain::pool::view::{Listing, ProviderHealth};
 
@@ -62,15 +64,43 @@ pub(super) async fn health(
     (health, Some(resolved))
 }
 
+/// One event where the credential was replaced by another; it is in use by then.
+pub(super) async fn tell_rotation(
+    pool: &AgentPool,
+    key: &(String, String),
+    scope: &Scope,
+    ctx: &Ctx,
+) {
+    let now = ctx.fleet.rotations(scope);
+    let told = ctx.with_pool_memory(key, |m| m.rotations.replace(now));
+    if told.is_none_or(|told| told >= now) {
+        return;
+    }
+    let SecretKeyRef { name, key } = &scope.secret;
+    let note =
+        format!("Secret {name} has another {key}: it is used from now on, and no agent is touched");
+    tracing::info!(pool = %pool.name_any(), reason = Reason::SecretRotated.as_str(), "{note}");
+    ctx.events
+        .publish(pool, false, Reason::SecretRotated, "Rotate", &note)
+        .await;
+}
+
 /// What the scope's latest listing and sweep say.
 pub(super) fn listing(pool: &AgentPool, scope: Option<&Scope>, ctx: &Ctx) -> Listing {
+    let hook = ctx.hooks.health(pool);
     let Some(scope) = scope else {
-        return Listing::default();
+        return Listing {
+            hook,
+            ..Listing::default()
+        };
     };
     let strays = ctx.sweeps.strays(scope, &sweep::naming_of(pool));
     let interval = ctx.fleet.listing_interval(scope);
+    let room = ctx.fleet.room_for(scope, Purpose::Drift);
     let mut listing = Listing {
         strays,
+        hook,
+        no_room: room.is_err(),
         stretched: Some(interval).filter(|i| *i > tick(pool)),
         ..Listing::default()
     };

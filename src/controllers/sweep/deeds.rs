@@ -217,6 +217,7 @@ impl Hands<'_> {
             template,
             scope: self.scope,
             image: None,
+            secrets: None,
         };
         let mut instance = pool::act::new_instance(pool, id, &build);
         instance.spec.provider_name = self.sighting.resource.name.clone();

@@ -38,6 +38,7 @@ fn given(plan: &[StepSpec]) -> Given<'_> {
     Given {
         pool: "staging",
         template: TemplateRef {
+            secrets: None,
             revision: "staging-abc".to_owned(),
             hash: "abc".to_owned(),
             image: None,

@@ -400,6 +400,12 @@ pub fn unsettled(status: Option<&AgentInstanceStatus>) -> Option<&str> {
     (step.state == "Intended").then_some(step.name.as_str())
 }
 
+/// The step that the provider accepted and whose end is not recorded.
+pub fn under_way(status: Option<&AgentInstanceStatus>) -> Option<&str> {
+    let step = status?.operation.as_ref()?.steps.last()?;
+    (step.state == "Running").then_some(step.name.as_str())
+}
+
 fn add_facts(new: &mut AgentInstanceStatus, facts: &Facts) {
     let provider: &mut ProviderStatus = new.provider.get_or_insert_default();
     for (key, value) in facts {

@@ -103,6 +103,7 @@ impl World {
             provider: self.provider.clone(),
             listing: self.listing.clone(),
             image: self.image.clone(),
+            secrets: None,
             unsupported: self.unsupported.clone(),
             revision: self.revision.clone(),
             requests: &self.requests,

@@ -5,8 +5,10 @@
 //! `maxUnavailable` are missing. Nothing goes before one of the new kind has come up, and nothing while creations fail.
 
 use super::view::{Member, View};
+use crate::api::AgentPool;
 use crate::api::agent_pool::{Pausable, RolloutStrategy};
-use crate::api::condition::Reason;
+use crate::api::condition::{ConditionType, Reason, find};
+use crate::domain::budget::Purpose;
 use crate::domain::instance::phase::Phase;
 
 /// What may be created beside what was decided already.
@@ -41,6 +43,22 @@ pub struct Rollout {
 /// Whether a drifted member is one that a roll-out replaces.
 fn is_rolled(member: &Member) -> bool {
     member.phase == Phase::Idle && member.drift.is_some() && !member.protected
+}
+
+/// What beginning a creation is for, by what its pool last recorded: what a roll-out builds before it removes anything
+/// has time.
+pub fn purpose(pool: Option<&AgentPool>) -> Purpose {
+    let status = pool.and_then(|pool| Some((pool, pool.status.as_ref()?)));
+    let Some((pool, status)) = status else {
+        return Purpose::Create;
+    };
+    let told = find(&status.conditions, ConditionType::RolledOut).map(|c| c.reason.as_str());
+    let rolls = [Reason::RollingOut, Reason::QuotaReserved].map(|r| Some(r.as_str()));
+    match () {
+        () if status.idle < pool.spec.min_idle => Purpose::Refill,
+        () if status.drifted > 0 && rolls.contains(&told) => Purpose::Drift,
+        () => Purpose::Create,
+    }
 }
 
 /// Whether drifted idle agents of the pool are replaced at all.
@@ -162,6 +180,11 @@ fn held(view: &View<'_>, stock: &Stock, means: &Means<'_>) -> Option<(Reason, St
     }
     if let Some((reason, why)) = means.blocked {
         return Some((*reason, format!("the roll-out stopped: {why}")));
+    }
+    if view.listing.no_room {
+        let why =
+            "what is left of the provider's request limit is kept for claims, removals and refills";
+        return Some((Reason::QuotaReserved, why.to_owned()));
     }
     // What is missing would not be refilled, and a surge would be a refill by the back door.
     let short = stock.total() < spec.min_idle;

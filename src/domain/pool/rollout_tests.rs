@@ -63,6 +63,42 @@ fn where_there_is_room_the_new_one_comes_first() {
     assert_eq!(decision.rollout.reason, Some(Reason::RollingOut));
 }
 
+/// Neither begins nor goes on; a pool that is short is filled all the same.
+#[test]
+fn a_roll_out_waits_while_the_request_limit_is_kept_for_others() {
+    let of = |idle, no_room| {
+        let mut world = old(rolling(json!({})).with(Phase::Idle, idle));
+        world.listing.no_room = no_room;
+        (step_of(&world), because(&world))
+    };
+    assert_eq!(of(3, false), ((0, 1), Some(Reason::RollingOut)));
+    assert_eq!(of(3, true), ((0, 0), Some(Reason::QuotaReserved)));
+    assert_eq!(of(2, true), ((0, 1), Some(Reason::QuotaReserved)));
+    assert_eq!(
+        of(5, true),
+        ((0, 0), Some(Reason::QuotaReserved)),
+        "nor does one go"
+    );
+}
+
+#[test]
+fn what_a_roll_out_builds_beside_the_minimum_is_not_urgent() {
+    let of = |idle: i32, drifted: i32, reason: &str| {
+        let mut world = rolling(json!({}));
+        let condition = json!({"type": "RolledOut", "status": "False", "reason": reason, "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status = json!({"idle": idle, "drifted": drifted, "conditions": [condition]});
+        world.pool.status = Some(serde_json::from_value(status).unwrap());
+        purpose(Some(&world.pool))
+    };
+    assert_eq!(of(3, 2, "RollingOut"), Purpose::Drift);
+    assert_eq!(of(4, 1, "QuotaReserved"), Purpose::Drift);
+    assert_eq!(of(2, 2, "RollingOut"), Purpose::Refill, "one is missing");
+    assert_eq!(of(3, 2, "Drifted"), Purpose::Create, "a request's");
+    assert_eq!(of(3, 0, "UpToDate"), Purpose::Create);
+    assert_eq!(purpose(None), Purpose::Create);
+}
+
 #[test]
 fn where_there_is_none_as_many_as_may_be_missing_are() {
     for change in [

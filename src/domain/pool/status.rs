@@ -3,10 +3,11 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::decide::Decision;
-use super::view::{Counts, ProviderHealth, RESOLVED_REPLACEMENT, View};
+use super::view::{Counts, HookHealth, ProviderHealth, RESOLVED_REPLACEMENT, View};
 use crate::api::agent_pool::{AgentPoolStatus, BreakerStatus, RequestAnswer};
 use crate::api::condition::{ConditionType, Reason, Truth, set_condition};
 use crate::api::{LABEL_POOL, names};
+use crate::domain::drift::RESOLVED_SECRETS;
 use crate::domain::image;
 use crate::domain::instance::phase::Phase;
 use crate::domain::sweep::is_suspicious;
@@ -107,6 +108,10 @@ fn resolved(
         RESOLVED_REPLACEMENT.to_owned(),
         format!("{:?}", template::replacement(spec)),
     );
+    match &view.secrets {
+        Some(digests) => resolved.insert(RESOLVED_SECRETS.to_owned(), digests.clone()),
+        None => resolved.remove(RESOLVED_SECRETS),
+    };
     match view.image.reference() {
         Some(image) => resolved.insert(image::RESOLVED.to_owned(), image.to_owned()),
         None => resolved.remove(image::RESOLVED),
@@ -164,6 +169,10 @@ fn answer(new: &mut AgentPoolStatus, view: &View<'_>, decision: &Decision) {
 
 fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
     let generation = view.pool.metadata.generation;
+    let told = list
+        .iter()
+        .any(|c| c.type_ == ConditionType::WebhookRegistered.as_str());
+    let unknown = |hook: &HookHealth| told && *hook == HookHealth::Pending;
     let mut set = |kind, truth, reason, message: String| {
         set_condition(list, kind, truth, reason, message, generation, view.now)
     };
@@ -220,10 +229,31 @@ fn conditions(list: &mut Vec<Condition>, view: &View<'_>, decision: &Decision) {
         let message = decision.rollout.message.clone();
         set(ConditionType::RolledOut, truth, reason, message);
     }
-    match view.listing.strays.summary() {
-        Some((reason, message)) => set(ConditionType::StrayResources, Truth::True, reason, message),
-        None => list.retain(|c| c.type_ != ConditionType::StrayResources.as_str()),
+    // A process that has just begun does not know yet: what another one knew stands.
+    if let Some(hook) = view.listing.hook.as_ref().filter(|h| !unknown(h)) {
+        let (truth, message) = match hook {
+            HookHealth::Pending => (Truth::Unknown, String::new()),
+            HookHealth::Registered => (Truth::True, String::new()),
+            HookHealth::Trouble(_, message) => (Truth::False, message.clone()),
+        };
+        let kind = ConditionType::WebhookRegistered;
+        set(kind, truth, hook.reason(), message);
     }
+    let strays = view.listing.strays.summary();
+    if let Some((reason, message)) = &strays {
+        let kind = ConditionType::StrayResources;
+        set(kind, Truth::True, *reason, message.clone());
+    }
+    if view.listing.hook.is_none() {
+        forget(list, ConditionType::WebhookRegistered);
+    }
+    if strays.is_none() {
+        forget(list, ConditionType::StrayResources);
+    }
+}
+
+fn forget(list: &mut Vec<Condition>, kind: ConditionType) {
+    list.retain(|c| c.type_ != kind.as_str());
 }
 
 /// Whether the provider answers, with what can be believed.

@@ -85,6 +85,29 @@ pub enum ProviderHealth {
     Degraded(BTreeMap<String, String>, Trouble),
 }
 
+/// How the subscription to the provider's events stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HookHealth {
+    /// Not looked for yet.
+    #[default]
+    Pending,
+    /// The provider tells us of events.
+    Registered,
+    /// It does not, and why. Events are seen at ticks only.
+    Trouble(Reason, String),
+}
+
+impl HookHealth {
+    /// Why it stands so.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Pending => Reason::Pending,
+            Self::Registered => Reason::WebhookRegistered,
+            Self::Trouble(reason, _) => *reason,
+        }
+    }
+}
+
 /// What the latest listing and sweep of a pool's scope say beside the members' own states.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -96,6 +119,10 @@ pub struct Listing {
     pub strays: Strays,
     /// How far apart listings are, where the request limit bears no more than one in so many ticks.
     pub stretched: Option<Duration>,
+    /// The request limit has no room for a roll-out now.
+    pub no_room: bool,
+    /// Whether the provider tells us of events; `None`: it is not asked to.
+    pub hook: Option<HookHealth>,
 }
 
 /// What this process knows of the requests under way.
@@ -148,6 +175,8 @@ pub struct View<'a> {
     pub listing: Listing,
     /// What its next agents are deployed from.
     pub image: Image,
+    /// The digests of the values of the Secrets that they get.
+    pub secrets: Option<String>,
     /// What cannot work in this version, in words; `None`: nothing.
     pub unsupported: Option<String>,
     /// The name of the present template's ControllerRevision, once it exists.

@@ -4,22 +4,21 @@
 //! token's [`Quota`]; after a block by the edge nothing goes out at all. Reads are tried up to three times; writes go
 //! out once.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use hyper::{HeaderMap, Request};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::api::agent_pool::TokenKind;
 use crate::clock::{Clock, Monotonic};
-use crate::outbound::{self, Connections, Fault, Http, Outbound, Url};
+use crate::outbound::{Outbound, Url};
 use crate::provider::account;
+use crate::provider::transport::{PerToken, SetupError, Token, connections, lock, words};
 
 use super::classify::{Access, Failure, Head, Kind, of_error, of_head};
 use super::quota::{Quota, wait_of};
@@ -29,6 +28,7 @@ pub use super::quota::Budget;
 
 /// Who we are, to the interface and in the query that keeps the edge from limiting us.
 const SOURCE: &str = "agentpool";
+const PROVIDER: &str = "Railway";
 const READ_TRIES: u32 = 3;
 /// A page of 500 services is about 1 MB.
 const MAX_ANSWER: usize = 16 << 20;
@@ -59,22 +59,6 @@ impl Default for Timeouts {
     }
 }
 
-/// Why a transport could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// The address is none.
-    #[error("the address of the Railway interface is not a URL")]
-    Url,
-    /// The token is empty, or has characters that no header can carry.
-    #[error(
-        "the Railway token is empty or has characters that cannot be sent: is the Secret's value the bare token?"
-    )]
-    Token,
-    /// TLS, proxies, …
-    #[error("build the HTTP client")]
-    Client(#[from] outbound::SetupError),
-}
-
 /// One document with its name. The text stands in its own file beside this one.
 #[derive(Clone, Copy, Debug)]
 pub struct Document {
@@ -97,7 +81,7 @@ struct Inner {
     url: Url,
     clock: Clock,
     timeouts: Timeouts,
-    tokens: Mutex<HashMap<[u8; 32], Arc<Quota>>>,
+    tokens: PerToken<Quota>,
     edge: Mutex<EdgeState>,
 }
 
@@ -111,8 +95,8 @@ struct EdgeState {
 #[derive(Clone)]
 pub struct Session {
     transport: Transport,
-    header: (HeaderName, HeaderValue),
-    token: SecretString,
+    header: HeaderName,
+    token: Token,
     quota: Arc<Quota>,
 }
 
@@ -128,13 +112,7 @@ impl Transport {
         clock: Clock,
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
-        let out = Http::new(Connections {
-            connect: Duration::from_secs(10).min(timeouts.read),
-            idle: (usize::MAX, Duration::from_secs(30)),
-            http1_only: false,
-            direct: false,
-            body_max: MAX_ANSWER,
-        })?;
+        let out = connections(timeouts.read, MAX_ANSWER)?;
         Self::over(base_url, clock, timeouts, Arc::new(out))
     }
 
@@ -145,10 +123,10 @@ impl Transport {
         timeouts: Timeouts,
         out: Arc<dyn Outbound>,
     ) -> Result<Self, SetupError> {
-        let mut url: Url = base_url.parse().map_err(|_| SetupError::Url)?;
+        let mut url: Url = base_url.parse().map_err(|_| SetupError::Url(PROVIDER))?;
         // The edge limits addresses without a query string to about 10 requests a second.
         url.query_pairs_mut().append_pair("source", SOURCE);
-        let (tokens, edge) = (Mutex::default(), Mutex::default());
+        let (tokens, edge) = (PerToken::default(), Mutex::default());
         Ok(Self {
             inner: Arc::new(Inner {
                 out,
@@ -163,24 +141,15 @@ impl Transport {
 
     /// The transport with a token. Sessions of one token share its waits and its count.
     pub fn session(&self, token: SecretString, kind: TokenKind) -> Result<Session, SetupError> {
-        let text = token.expose_secret().trim();
-        if text.is_empty() {
-            return Err(SetupError::Token);
-        }
-        let (name, value) = match kind {
-            TokenKind::Bearer => (AUTHORIZATION, format!("Bearer {text}")),
-            TokenKind::Project => (
-                HeaderName::from_static("project-access-token"),
-                text.to_owned(),
-            ),
+        let (header, scheme) = match kind {
+            TokenKind::Bearer => (AUTHORIZATION, "Bearer "),
+            TokenKind::Project => (HeaderName::from_static("project-access-token"), ""),
         };
-        let mut value = HeaderValue::from_str(&value).map_err(|_| SetupError::Token)?;
-        value.set_sensitive(true);
-        let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-        let quota = lock(&self.inner.tokens).entry(key).or_default().clone();
+        let token = Token::new(PROVIDER, scheme, token)?;
+        let quota = self.inner.tokens.of(&token);
         Ok(Session {
             transport: self.clone(),
-            header: (name, value),
+            header,
             token,
             quota,
         })
@@ -227,11 +196,7 @@ impl Session {
             let Err(mut failure) = answer else {
                 return answer;
             };
-            failure.message = redact(
-                &failure.message,
-                self.token.expose_secret().trim(),
-                &body["variables"],
-            );
+            failure.message = redact(&failure.message, self.token.bare(), &body["variables"]);
             if tried >= tries || !matches!(failure.kind, Kind::Unknown | Kind::Transient) {
                 return Err(failure);
             }
@@ -248,6 +213,12 @@ impl Session {
     /// What is left of the token's budget; `None` before the first answer.
     pub fn budget(&self) -> Option<Budget> {
         self.quota.budget(self.transport.inner.clock.monotonic())
+    }
+
+    /// Whether a request of that purpose could go out now; Err: how long until it could.
+    pub fn room_for(&self, purpose: account::Purpose) -> Result<(), Duration> {
+        let now = self.transport.inner.clock.monotonic();
+        self.quota.room_for(purpose, now)
     }
 
     /// A place was listed by so many requests.
@@ -269,16 +240,16 @@ impl Session {
             Access::Write => inner.timeouts.write,
         };
         let request = Request::post(inner.url.as_str())
-            .header(self.header.0.clone(), self.header.1.clone())
+            .header(&self.header, self.token.value())
             .header(CONTENT_TYPE, "application/json")
             .body(Bytes::from(body.to_string()))
             .map_err(|_| Failure::new(Kind::Unknown, "the request could not be built"))?;
         let answer = inner.out.send(request, limit).await;
-        let answer = answer.map_err(|fault| Failure::new(Kind::Unknown, no_answer(fault)))?;
+        let answer = answer.map_err(|fault| Failure::new(Kind::Unknown, words(fault)))?;
         let (status, headers) = (answer.status, answer.headers);
         let (now, wall) = (inner.clock.monotonic(), inner.clock.now());
         self.quota.note(&headers, now, wall);
-        let text = answer.body.map_err(|fault| no_answer(fault).to_owned());
+        let text = answer.body.map_err(|fault| words(fault).to_owned());
         let json = text
             .as_ref()
             .ok()
@@ -357,10 +328,6 @@ impl Session {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// `data` of a JSON answer, if nothing stands beside it in `errors`.
 fn data_of(status: u16, mut answer: Value) -> Result<Value, Failure> {
     let errors: Vec<GraphqlError> = match answer.get_mut("errors").map(Value::take) {
@@ -390,15 +357,6 @@ fn data_of(status: u16, mut answer: Value) -> Result<Value, Failure> {
     }
 }
 
-fn no_answer(fault: Fault) -> &'static str {
-    match fault {
-        Fault::TimedOut | Fault::NotConnected { timed_out: true } => "no answer in time",
-        Fault::NotConnected { timed_out: false } => "no connection",
-        Fault::NotBuilt | Fault::Broken => "the connection broke before the answer was complete",
-        Fault::TooLarge => "the answer is too large",
-    }
-}
-
 fn is_page(headers: &HeaderMap, body: &[u8]) -> bool {
     let kind = headers
         .get(CONTENT_TYPE)
@@ -416,9 +374,13 @@ fn redact(message: &str, token: &str, variables: &Value) -> String {
         .pointer("/input/variables")
         .and_then(Value::as_object);
     let password = variables.pointer("/input/registryCredentials/password");
+    let channels = variables.pointer("/input/channelConfigs");
+    let channels = channels.and_then(Value::as_array).into_iter().flatten();
+    let headers = channels.filter_map(|c| c["headers"].as_object()).flatten();
     let mut values: Vec<&str> = sent
         .into_iter()
         .flatten()
+        .chain(headers)
         .map(|(_, v)| v)
         .chain(password)
         .filter_map(Value::as_str)
@@ -443,6 +405,9 @@ mod tests {
         let sent = serde_json::json!({"input": {"name": "n", "variables": {"A": "secret-1", "B": "secret-12"}}});
         let text = redact("got tok-9 and {A: secret-1, B: secret-12}", "tok-9", &sent);
         assert_eq!(text, "got [token] and {A: [value], B: [value]}");
+        let hook = serde_json::json!({"input": {"channelConfigs": [{"url": "u", "headers": {"X": "secret-of-hooks"}}]}});
+        let text = redact("{headers: {X: secret-of-hooks}}", "tok-9", &hook);
+        assert_eq!(text, "{headers: {X: [value]}}");
         assert_eq!(
             redact(&"ä".repeat(900), "tok", &Value::Null)
                 .chars()

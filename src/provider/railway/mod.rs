@@ -15,13 +15,15 @@ use crate::api::condition::Reason;
 use crate::clock::Clock;
 use crate::domain::template::Template;
 
+use super::account::Purpose;
 use super::{
-    AgentProvider, Caps, Class, Facts, Inputs, Key, Listing, Operation, Outcome, Owner, Presence,
-    ProviderError, Repeat, Report, Resource, Seen, Step, StepSpec,
+    AgentProvider, Caps, Class, Deed, Facts, Hook, HookSettings, Inputs, Key, Listing, Operation,
+    Outcome, Owner, Presence, ProviderError, Repeat, Report, Resource, Seen, Step, StepSpec,
 };
 
 pub mod classify;
 pub mod client;
+mod hooks;
 pub mod map;
 pub mod operation;
 mod projects;
@@ -34,7 +36,8 @@ mod steps;
 mod volumes;
 pub mod wire;
 
-pub use client::{Budget, SetupError, Timeouts, Transport};
+pub use super::transport::SetupError;
+pub use client::{Budget, Timeouts, Transport};
 
 use client::Session;
 use scope::Scope;
@@ -98,20 +101,15 @@ pub struct RailwayProvider {
     session: Session,
     config: RailwayConfig,
     scope: Mutex<Option<Scope>>,
+    hooks_at: Mutex<Option<hooks::Place>>,
 }
 
 /// What this version cannot do with a pool's template, in one sentence; asked before anything is created.
 pub fn supports(template: &Template) -> Result<(), String> {
-    let Some(railway) = &template.provider.railway else {
-        return Err("the pool's provider is not railway".to_owned());
-    };
-    if railway.per_instance.is_some() && railway.volume.is_some() {
-        return Err(
-            "railway.volume is not available in this version beside railway.perInstance: use railway.project"
-                .to_owned(),
-        );
+    match &template.provider.railway {
+        Some(_) => Ok(()),
+        None => Err("the pool's provider is not railway".to_owned()),
     }
-    Ok(())
 }
 
 fn wants_volume(template: &Template) -> bool {
@@ -137,6 +135,7 @@ impl RailwayProvider {
             session,
             config,
             scope: Mutex::new(None),
+            hooks_at: Mutex::new(None),
         })
     }
 
@@ -179,6 +178,7 @@ impl AgentProvider for RailwayProvider {
             recycle: false,
             rename: true,
             sleep_is_idle: false,
+            hooks: true,
         }
     }
 
@@ -277,6 +277,19 @@ impl AgentProvider for RailwayProvider {
 
     fn listing_interval(&self) -> Duration {
         self.session.listing_interval()
+    }
+
+    fn room_for(&self, purpose: Purpose) -> Result<(), Duration> {
+        self.session.room_for(purpose)
+    }
+
+    async fn hooks(&self) -> Result<Vec<Hook>, ProviderError> {
+        hooks::list(&self.session, &self.hooks_at().await?).await
+    }
+
+    async fn set_hook(&self, deed: &Deed, settings: &HookSettings) -> Result<(), ProviderError> {
+        let place = self.hooks_at().await?;
+        hooks::perform(&self.session, &place, deed, settings).await
     }
 
     async fn list(&self) -> Result<Listing, ProviderError> {

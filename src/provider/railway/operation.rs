@@ -20,7 +20,7 @@ use super::wire::{
 };
 use super::wire::{
     BatchProject, CreatedProject, ProjectCreateData, ProjectNode, ProjectNodeData,
-    ProjectsBatchData, ProjectsData,
+    ProjectsBatchData, ProjectsData, Rule, RulesData,
 };
 
 /// The largest page that is known to be accepted.
@@ -61,6 +61,11 @@ documents! {
     AUTO_DEPLOY Write "RwAutoDeploy" "auto_deploy.graphql";
     SERVICE_RENAME Write "RwServiceRename" "service_rename.graphql";
     SERVICE_DELETE Write "RwServiceDelete" "service_delete.graphql";
+    CANCEL Write "RwCancel" "deployment_cancel.graphql";
+    RULES Read "RwRules" "rules.graphql";
+    RULE_CREATE Write "RwRuleCreate" "rule_create.graphql";
+    RULE_UPDATE Write "RwRuleUpdate" "rule_update.graphql";
+    RULE_DELETE Write "RwRuleDelete" "rule_delete.graphql";
     DEPLOYMENT_EVENTS Read "RwDeploymentEvents" "deployment_events.graphql";
     DEPLOY_LOGS Read "RwDeployLogs" "deploy_logs.graphql";
 }
@@ -321,6 +326,44 @@ pub async fn service_delete(
         .send::<Accepted>(&SERVICE_DELETE, variables)
         .await
         .map(drop)
+}
+
+/// Ends a deployment that is on its way.
+pub async fn deployment_cancel(session: &Session, deployment: &str) -> Result<(), Failure> {
+    let sent = session.send::<Accepted>(&CANCEL, json!({ "id": deployment }));
+    sent.await.map(drop)
+}
+
+/// The notification rules of a project, or of a workspace.
+pub async fn rules(
+    session: &Session,
+    workspace: &str,
+    project: Option<&str>,
+) -> Result<Vec<Rule>, Failure> {
+    let mut variables = json!({ "workspaceId": workspace });
+    if let Some(project) = project {
+        variables["projectId"] = project.into();
+    }
+    let data: RulesData = session.send(&RULES, variables).await?;
+    Ok(data.notification_rules)
+}
+
+/// Makes a notification rule. A second call makes a second one.
+pub async fn rule_create(session: &Session, input: Value) -> Result<(), Failure> {
+    let sent = session.send::<Accepted>(&RULE_CREATE, json!({ "input": input }));
+    sent.await.map(drop)
+}
+
+/// Gives a notification rule these events and channels.
+pub async fn rule_update(session: &Session, rule: &str, input: Value) -> Result<(), Failure> {
+    let sent = session.send::<Accepted>(&RULE_UPDATE, json!({ "id": rule, "input": input }));
+    sent.await.map(drop)
+}
+
+/// Removes a notification rule.
+pub async fn rule_delete(session: &Session, rule: &str) -> Result<(), Failure> {
+    let sent = session.send::<Accepted>(&RULE_DELETE, json!({ "id": rule }));
+    sent.await.map(drop)
 }
 
 /// The steps of a deployment, as they come.

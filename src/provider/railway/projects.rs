@@ -13,7 +13,7 @@ use crate::provider::{
 use super::classify::{Access, Failure, Kind};
 use super::client::Session;
 use super::wire::{BatchProject, ProjectNode, ServiceInstance};
-use super::{OWNER_VARIABLE, Reach, map, operation, rejected, scope};
+use super::{OWNER_VARIABLE, Reach, map, operation, rejected, removal, scope, volumes};
 
 /// More pages of projects than any workspace has.
 const PAGES: usize = 200;
@@ -89,13 +89,13 @@ fn resource(project: &ProjectNode, detail: Option<BatchProject>) -> Resource {
     let mut environments = detail.into_iter().flat_map(|d| d.environments.edges);
     let environment = environments.find(|e| !e.node.is_ephemeral).map(|e| e.node);
     let environment_id = environment.as_ref().map(|e| e.id.clone());
-    let services = environment
-        .into_iter()
-        .flat_map(|e| e.service_instances.edges);
-    let mut services: Vec<ServiceInstance> = services
-        .map(|e| e.node)
-        .filter(|s| s.deleted_at.is_none())
-        .collect();
+    let (services, hanging) = environment
+        .map(|e| (e.service_instances.edges, e.volume_instances.edges))
+        .unwrap_or_default();
+    let services = services.into_iter().map(|e| e.node);
+    let mut services: Vec<ServiceInstance> = services.filter(|s| s.deleted_at.is_none()).collect();
+    let hanging: Vec<_> = hanging.into_iter().map(|e| e.node).collect();
+    volumes::attach(&mut services, &hanging);
     let ours = services
         .iter()
         .position(|s| s.service_name.ends_with(suffix));
@@ -337,6 +337,12 @@ pub(super) async fn destroy(
                 description(&key.mark)
             );
             return Err(rejected(Reason::Rejected, doing(), message));
+        }
+        if let (true, Some(service)) = (removal::may_deploy(known), known.get(map::SERVICE_ID))
+            && let Some(in_it) = reach(session, workspace, known).await?
+        {
+            let cancelled = removal::cancel_unfinished(&in_it, service, known).await;
+            cancelled.map_err(failed)?;
         }
         match operation::project_delete(session, &id).await {
             Ok(()) => {}

@@ -117,6 +117,15 @@ impl Quota {
         }
     }
 
+    /// Whether one of that purpose could go out now, the limit of the second aside; nothing is counted.
+    pub fn room_for(&self, purpose: Purpose, now: Monotonic) -> Result<(), Duration> {
+        let mut state = self.lock();
+        if state.blocked_until > now {
+            return Err(state.blocked_until - now);
+        }
+        state.window.admit(purpose, now)
+    }
+
     /// What is left; `None` before the first answer.
     pub fn budget(&self, now: Monotonic) -> Option<Budget> {
         let mut state = self.lock();
@@ -325,6 +334,12 @@ mod tests {
         let refused = quota.admit(Purpose::Sweep, &clock).await.unwrap_err();
         assert_eq!(refused.kind, Kind::Reserved);
         assert_eq!(refused.retry_after, Some(Duration::from_secs(90)));
+        assert_eq!(
+            quota.room_for(Purpose::Drift, now),
+            Err(Duration::from_secs(90)),
+            "a roll-out is told so before it begins"
+        );
+        assert_eq!(quota.room_for(Purpose::Refill, now), Ok(()));
         quota.admit(Purpose::Claim, &clock).await.unwrap();
     }
 

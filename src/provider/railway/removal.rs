@@ -7,11 +7,12 @@ use serde_json::json;
 
 use crate::api::agent_pool::TokenKind;
 use crate::api::condition::Reason;
-use crate::provider::{Facts, Key, Owner, Presence, ProviderError, Resource};
+use crate::domain::plan::{UNDER_WAY, UNSETTLED};
+use crate::provider::{Facts, Key, Liveness, Owner, Presence, ProviderError, Resource};
 
 use super::classify::{Access, Failure, Kind};
 use super::wire::ServiceInstance;
-use super::{OWNER_VARIABLE, Reach, map, operation, rejected, scope, volumes};
+use super::{DEPLOY, OWNER_VARIABLE, Reach, map, operation, rejected, scope, volumes};
 
 /// More pages than a plan allows services.
 const PAGES: usize = 200;
@@ -264,6 +265,8 @@ pub(super) async fn destroy(
             }
         }
         Mark::Ours => {
+            let cancelled = cancel_unfinished(reach, &id, known).await;
+            cancelled.map_err(|f| f.into_error(Access::Write, doing()))?;
             let volumes = volumes::to_remove(reach, (&id, known), hanging).await;
             let volumes = volumes.map_err(|f| f.into_error(Access::Read, doing()))?;
             let Some(volumes) = volumes else {
@@ -289,4 +292,48 @@ pub(super) async fn destroy(
     Ok(left.map_or(Presence::Gone, |service| {
         Presence::Present(Box::new(map::resource(&service)))
     }))
+}
+
+/// Whether its creation was deploying when it ended.
+pub(super) fn may_deploy(known: &Facts) -> bool {
+    let step = known.get(UNDER_WAY).or_else(|| known.get(UNSETTLED));
+    step.is_some_and(|step| step == DEPLOY)
+}
+
+/// Ends a deployment of ours that is still on its way, before its service goes: a build that hangs would go on without it.
+/// Only where one may be, because it costs two requests; and what Railway says to it keeps nothing from being removed.
+pub(super) async fn cancel_unfinished(
+    reach: &Reach<'_>,
+    service: &str,
+    known: &Facts,
+) -> Result<(), Failure> {
+    if !may_deploy(known) {
+        return Ok(());
+    }
+    let read = by_id(reach, service).await?;
+    let Some(latest) = read.and_then(|s| s.latest_deployment) else {
+        return Ok(());
+    };
+    if !matches!(
+        map::liveness(&latest),
+        Liveness::Starting | Liveness::Blocked
+    ) {
+        return Ok(());
+    }
+    match operation::deployment_cancel(reach.session, &latest.id).await {
+        // Not answered, or not sent: it comes again with the next try.
+        Err(f)
+            if matches!(
+                f.kind,
+                Kind::Unknown | Kind::RateLimited | Kind::Reserved | Kind::EdgeBlocked | Kind::Auth
+            ) =>
+        {
+            Err(f)
+        }
+        Err(f) => {
+            tracing::debug!(service, "not cancelled: {}", f.message);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }

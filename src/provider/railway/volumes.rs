@@ -28,7 +28,7 @@ pub(super) async fn all(
     let mut all = Vec::new();
     for _ in 0..PAGES {
         let there = page.edges.into_iter().map(|e| e.node);
-        all.extend(there.filter(|v| v.deleted_at.is_none() && !v.is_pending_deletion));
+        all.extend(there.filter(is_there));
         match (page.page_info.has_next_page, page.page_info.end_cursor) {
             (false, _) => return Ok(all),
             (true, None) => break,
@@ -55,12 +55,16 @@ pub(super) async fn of_service(
     ))
 }
 
+fn is_there(volume: &VolumeInstance) -> bool {
+    volume.deleted_at.is_none() && !volume.is_pending_deletion
+}
+
 /// Gives each service its volumes.
 pub(super) fn attach(services: &mut [ServiceInstance], volumes: &[VolumeInstance]) {
     for service in services {
         let ours = volumes
             .iter()
-            .filter(|v| v.service_id.as_ref() == Some(&service.service_id));
+            .filter(|v| is_there(v) && v.service_id.as_ref() == Some(&service.service_id));
         service.volumes = oldest_first(ours.cloned());
     }
 }

@@ -104,6 +104,9 @@ pub struct ProjectNode {
     /// Set while the deletion is under way.
     #[serde(default)]
     pub deleted_at: Option<String>,
+    /// Its workspace; not in listings.
+    #[serde(default)]
+    pub workspace_id: Option<String>,
 }
 
 /// The elements of a connection whose end is not asked for.
@@ -141,6 +144,8 @@ pub struct BatchEnvironment {
     pub is_ephemeral: bool,
     /// Its services.
     pub service_instances: Edges<ServiceInstance>,
+    /// Their volumes. Missing is an error of decoding: an agent must never look by accident as if it had lost its own.
+    pub volume_instances: Edges<VolumeInstance>,
 }
 
 /// `RwProjectCreate`.
@@ -474,4 +479,37 @@ pub struct LogLine {
     pub message: String,
     /// How bad.
     pub severity: Option<String>,
+}
+
+/// `RwRules`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RulesData {
+    /// All of them.
+    pub notification_rules: Vec<Rule>,
+}
+
+/// A notification rule.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rule {
+    /// Its id.
+    pub id: String,
+    /// The one project; null: all of the workspace.
+    #[serde(default)]
+    pub project_id: Option<String>,
+    /// When it was made.
+    #[serde(default)]
+    pub created_at: Option<String>,
+    /// Where it delivers to.
+    #[serde(default)]
+    pub channels: Vec<Channel>,
+}
+
+/// Where a rule delivers to.
+#[derive(Debug, Deserialize)]
+pub struct Channel {
+    /// Its form is Railway's own; values of headers are null.
+    #[serde(default)]
+    pub config: serde_json::Value,
 }

@@ -3,22 +3,23 @@
 //! One [`Transport`] per process; [`Session`]s are its users, one per token. After a 429 no request of that token goes
 //! out until the time is over, except where only creations are limited. Redirects are not followed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Monotonic};
-use crate::outbound::{self, Connections, Fault, Http, Outbound, Url};
+use crate::outbound::{Fault, Outbound, Url};
+use crate::provider::account;
+use crate::provider::transport::{PerToken, SetupError, Token, connections, lock, words};
 
 use super::classify::{Effect, Failure, Kind, of_answer};
 
+const PROVIDER: &str = "Sprites";
 /// A page of 50 sprites is some 40 KB; a file that we read is smaller.
 const ANSWER_MAX: usize = 8 << 20;
 
@@ -62,22 +63,6 @@ impl Default for Timeouts {
     }
 }
 
-/// Why a transport could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// The address is none.
-    #[error("the address of the Sprites interface is not an http(s) URL without a path")]
-    Url,
-    /// The token is empty, or has characters that no header can carry.
-    #[error(
-        "the Sprites token is empty or has characters that cannot be sent: is the Secret's value the bare token?"
-    )]
-    Token,
-    /// TLS, proxies, …
-    #[error("build the HTTP client")]
-    Client(#[from] outbound::SetupError),
-}
-
 /// Connections and waits. Cheap to clone; clones share them.
 #[derive(Clone)]
 pub struct Transport {
@@ -89,15 +74,14 @@ struct Inner {
     url: Url,
     clock: Clock,
     timeouts: Timeouts,
-    waits: Mutex<HashMap<[u8; 32], Arc<Mutex<Monotonic>>>>,
+    waits: PerToken<Mutex<Monotonic>>,
 }
 
 /// The transport with one token.
 #[derive(Clone)]
 pub struct Session {
     transport: Transport,
-    header: HeaderValue,
-    token: SecretString,
+    token: Token,
     /// No request goes out before.
     blocked_until: Arc<Mutex<Monotonic>>,
 }
@@ -134,19 +118,13 @@ impl Transport {
         clock: Clock,
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
-        let out = Http::new(Connections {
-            connect: Duration::from_secs(10).min(timeouts.call),
-            idle: (usize::MAX, Duration::from_secs(30)),
-            http1_only: false,
-            direct: false,
-            body_max: ANSWER_MAX,
-        })?;
-        let url: Url = base_url.parse().map_err(|_| SetupError::Url)?;
+        let out = connections(timeouts.call, ANSWER_MAX)?;
+        let url: Url = base_url.parse().map_err(|_| SetupError::Url(PROVIDER))?;
         if !matches!(url.scheme(), "http" | "https")
             || url.host_str().is_none()
             || url.path() != "/"
         {
-            return Err(SetupError::Url);
+            return Err(SetupError::Url(PROVIDER));
         }
         Ok(Self {
             inner: Arc::new(Inner {
@@ -154,25 +132,17 @@ impl Transport {
                 url,
                 clock,
                 timeouts,
-                waits: Mutex::default(),
+                waits: PerToken::default(),
             }),
         })
     }
 
     /// The transport with a token. Sessions of one token share its waits.
     pub fn session(&self, token: SecretString) -> Result<Session, SetupError> {
-        let text = token.expose_secret().trim();
-        if text.is_empty() {
-            return Err(SetupError::Token);
-        }
-        let value = HeaderValue::from_str(&format!("Bearer {text}"));
-        let mut header = value.map_err(|_| SetupError::Token)?;
-        header.set_sensitive(true);
-        let key: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-        let blocked_until = lock(&self.inner.waits).entry(key).or_default().clone();
+        let token = Token::new(PROVIDER, "Bearer ", token)?;
+        let blocked_until = self.inner.waits.of(&token);
         Ok(Session {
             transport: self.clone(),
-            header,
             token,
             blocked_until,
         })
@@ -189,7 +159,7 @@ impl Session {
     }
 
     pub(super) fn authorization(&self) -> &HeaderValue {
-        &self.header
+        self.token.value()
     }
 
     /// An address below `/v1`; the segments are encoded.
@@ -234,7 +204,7 @@ impl Session {
         let request = Request::builder()
             .method(&call.method)
             .uri(url.as_str())
-            .header(AUTHORIZATION, self.header.clone());
+            .header(AUTHORIZATION, self.authorization().clone());
         let request = match &call.body {
             Payload::None => request.body(Bytes::new()),
             Payload::Json(json) => request
@@ -256,11 +226,12 @@ impl Session {
         body.map_err(no_answer)
     }
 
-    /// Refuses while a wait lasts.
+    /// Refuses while a wait lasts; else counts the request.
     pub(super) fn admit(&self) -> Result<(), Failure> {
         let until = *lock(&self.blocked_until);
         let left = until.saturating_sub(self.clock().monotonic());
         if left.is_zero() {
+            account::sent();
             return Ok(());
         }
         Err(Failure {
@@ -284,28 +255,18 @@ impl Session {
     }
 
     pub(super) fn redacted(&self, failure: Failure) -> Failure {
-        let token = self.token.expose_secret().trim();
         Failure {
-            message: failure.message.replace(token, "[token]"),
+            message: failure.message.replace(self.token.bare(), "[token]"),
             ..failure
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn no_answer(fault: Fault) -> Failure {
-    match fault {
-        Fault::NotBuilt => Failure::new(Kind::Refused, "the request could not be built"),
-        Fault::NotConnected { timed_out: true } => Failure::new(Kind::NotSent, "no answer in time"),
-        Fault::NotConnected { timed_out: false } => Failure::new(Kind::NotSent, "no connection"),
-        Fault::TimedOut => Failure::new(Kind::Unknown, "no answer in time"),
-        Fault::Broken => Failure::new(
-            Kind::Unknown,
-            "the connection broke before the answer was complete",
-        ),
-        Fault::TooLarge => Failure::new(Kind::Unknown, "the answer is too large"),
-    }
+    let kind = match fault {
+        Fault::NotBuilt => Kind::Refused,
+        Fault::NotConnected { .. } => Kind::NotSent,
+        Fault::TimedOut | Fault::Broken | Fault::TooLarge => Kind::Unknown,
+    };
+    Failure::new(kind, words(fault))
 }

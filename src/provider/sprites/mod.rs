@@ -37,7 +37,8 @@ mod steps;
 pub mod stream;
 pub mod wire;
 
-pub use client::{Session, SetupError, Timeouts, Transport};
+pub use super::transport::SetupError;
+pub use client::{Session, Timeouts, Transport};
 
 use classify::{Effect, Failure};
 
@@ -118,7 +119,7 @@ fn create_plan() -> Vec<StepSpec> {
 fn recycle_plan() -> Vec<StepSpec> {
     vec![
         safe(Step::Provider(MARK), STEP_DEADLINE, 1),
-        safe(Step::Provider(RESTORE), STEP_DEADLINE, 2),
+        safe(Step::Provider(RESTORE), STEP_DEADLINE, 1),
         safe(Step::Provider(FILES), STEP_DEADLINE, 3),
         safe(Step::Provider(RESTART), STEP_DEADLINE, 3),
         safe(Step::Provider(ACCESS), STEP_DEADLINE, 3),
@@ -151,6 +152,7 @@ impl AgentProvider for SpritesProvider {
             recycle: true,
             rename: false,
             sleep_is_idle: true,
+            hooks: false,
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::classify::{Effect, Failure, Kind};
 use super::client::{Call, Payload, Session};
 use super::stream::{self, End};
-use super::wire::{Change, Checkpoint, Definition, NewSprite, Page, Service, Sprite};
+use super::wire::{Change, Checkpoint, Definition, NewSprite, Page, Service, Services, Sprite};
 
 /// The most that a page holds.
 pub const PAGE_SIZE: &str = "50";
@@ -169,6 +169,15 @@ pub async fn service(
 ) -> Result<Option<Service>, Failure> {
     let path = ["sprites", name, "services", service];
     or_none(session.json(&read(session, &path, &[])).await)
+}
+
+/// All services. Asking wakes no sprite.
+pub async fn services(session: &Session, name: &str) -> Result<Vec<Service>, Failure> {
+    let path = ["sprites", name, "services"];
+    let all: Services = session.json(&read(session, &path, &[])).await?;
+    Ok(match all {
+        Services::Bare(all) | Services::Wrapped { services: all } => all,
+    })
 }
 
 /// Defines a service and starts it; what it did in its first second. The same definition again changes nothing.

@@ -10,6 +10,7 @@ use super::classify::Failure;
 use super::client::Session;
 use super::exec::{self, Command};
 use super::files::{CONFIG, ENV, GATEWAY, at};
+use super::wire::Service;
 use super::{map, operation};
 
 /// Each probe by itself.
@@ -23,9 +24,12 @@ const VALUE_MIN: usize = 8;
 const PROCESSES: &str = "ps -eo pid,ppid,stat,etime,comm";
 const LISTENING: &str = "ss -ltnH 2>/dev/null || ss -ltn";
 /// The gateway's own answer, with its own token, which does not leave the sprite.
-const LOCAL: &str = r#"t=$(sed -n 's/.*"poolApiKey":"\([^"]*\)".*/\1/p' "$HOME/.openclaw/openclaw.json" 2>/dev/null)
+/// The agent rewrites the file, in lines or in one, whenever it is bound.
+const LOCAL: &str = r#"t=$(sed -n 's/.*"poolApiKey"[[:space:]]*:[[:space:]]*"\([^"]*\)".*/\1/p' "$HOME/.openclaw/openclaw.json" 2>/dev/null)
 printf 'Authorization: Bearer %s\n' "$t" | curl -sS -m 4 -H @- -w '\nHTTP %{http_code}\n' http://localhost:8080/convos/status"#;
-const ENV_EXISTS: &str = r#"[ -e "$HOME/.openclaw/.env" ] && echo true || echo false"#;
+/// Whether the file of variables is there, and what they are called.
+const VARIABLES: &str = r#"f="$HOME/.openclaw/.env"; [ -e "$f" ] || { echo false; exit 0; }
+echo true; sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p' "$f""#;
 const COMMIT: &str = r#"cat "$HOME/.agentpool/commit" 2>/dev/null"#;
 
 /// See [`crate::provider::AgentProvider::diagnose`].
@@ -33,20 +37,26 @@ pub(super) async fn diagnose(session: &Session, key: &Key, known: &Facts) -> Rep
     let name = key.name.as_str();
     let home = known.get(map::HOME).map(String::as_str).unwrap_or_default();
     // Each is independent, and all wait together.
-    let (processes, listening, local, env, commit, api, logs) = tokio::join!(
+    let (processes, listening, local, variables, commit, services, api, logs) = tokio::join!(
         inside(session, name, PROCESSES),
         inside(session, name, LISTENING),
         inside(session, name, LOCAL),
-        inside(session, name, ENV_EXISTS),
+        inside(session, name, VARIABLES),
         inside(session, name, COMMIT),
+        limited(operation::services(session, name)),
         limited(operation::get(session, name)),
         limited(log(session, name, home)),
     );
-    let text = |probe: Result<String, String>| probe.unwrap_or_else(|e| format!("error: {e}"));
-    let exists = match env.as_deref().map(str::trim) {
-        Ok("true") => json!(true),
-        Ok(_) => json!(false),
-        Err(e) => json!(format!("error: {e}")),
+    let text = |probe: Result<String, String>| probe.unwrap_or_else(error);
+    let (exists, names) = match &variables {
+        Ok(said) => {
+            let mut lines = said.lines();
+            (
+                json!(lines.next() == Some("true")),
+                json!(lines.collect::<Vec<_>>()),
+            )
+        }
+        Err(e) => (json!(error(e)), Value::Null),
     };
     let mut report = Report::from([
         ("providerName".to_owned(), json!(name)),
@@ -54,10 +64,15 @@ pub(super) async fn diagnose(session: &Session, key: &Key, known: &Facts) -> Rep
         ("listening".to_owned(), json!(text(listening))),
         ("localCheck".to_owned(), json!(text(local))),
         ("envExists".to_owned(), exists),
+        ("envNames".to_owned(), names),
         ("commit".to_owned(), json!(text(commit).trim())),
         (
+            "services".to_owned(),
+            services.map_or_else(|e| json!(error(e)), |all| states(&all)),
+        ),
+        (
             "log".to_owned(),
-            logs.map_or_else(|e| json!(format!("error: {e}")), |l| json!(l)),
+            logs.map_or_else(|e| json!(error(e)), |l| json!(l)),
         ),
     ]);
     let checkpoint = known.get(map::CHECKPOINT_ID);
@@ -76,10 +91,23 @@ pub(super) async fn diagnose(session: &Session, key: &Key, known: &Facts) -> Rep
             report.insert("apiBody".to_owned(), Value::Null);
         }
         Err(e) => {
-            report.insert("apiInfo".to_owned(), json!(format!("error: {e}")));
+            report.insert("apiInfo".to_owned(), json!(error(e)));
         }
     }
     report
+}
+
+fn error(why: impl std::fmt::Display) -> String {
+    format!("error: {why}")
+}
+
+/// How each service fares.
+fn states(services: &[Service]) -> Value {
+    let all = services.iter().map(|s| {
+        let state = json!({"status": s.state.status, "restarts": s.state.restart_count, "error": s.state.error});
+        (s.name.clone(), state)
+    });
+    Value::Object(all.collect())
 }
 
 async fn limited<T>(probe: impl Future<Output = Result<T, Failure>>) -> Result<T, String> {

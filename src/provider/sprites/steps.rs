@@ -307,7 +307,8 @@ async fn restore(session: &Session, name: &str, known: &Facts) -> Result<Outcome
         poll: POLL,
     };
     match operation::restore(session, name, id).await {
-        Ok(End::Failed(why)) => Ok(failed("RestoreFailed", why, true)),
+        // It was seen never to come back from that; a new one costs less than the wait for it.
+        Ok(End::Failed(why)) => Ok(failed("RestoreFailed", why, false)),
         // Whether it is complete only the marker's absence says.
         Ok(End::Complete(_) | End::Cut(_)) => Ok(going_on),
         Err(f) if f.kind == Kind::Unknown => Ok(going_on),

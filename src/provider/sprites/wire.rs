@@ -147,12 +147,28 @@ pub struct Definition {
 /// A service with its state.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Service {
+    /// What it is called.
+    #[serde(default)]
+    pub name: String,
     /// What it runs.
     #[serde(flatten)]
     pub definition: Definition,
     /// How it fares.
     #[serde(default, deserialize_with = "or_default")]
     pub state: ServiceState,
+}
+
+/// A list of services, in either form that was seen.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Services {
+    /// An array.
+    Bare(Vec<Service>),
+    /// An array in an object.
+    Wrapped {
+        /// The array.
+        services: Vec<Service>,
+    },
 }
 
 /// How a service fares.

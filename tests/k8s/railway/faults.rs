@@ -14,8 +14,7 @@ use crate::support::world::{POOL, World};
 pub fn mutations() -> BTreeMap<&'static str, String> {
     let writes = operation::ALL
         .iter()
-        // That of taking agents over is met by `import`.
-        .filter(|d| d.text.contains("mutation ") && d.name != "RwVariablesUpsert");
+        .filter(|d| d.text.contains("mutation "));
     let last_field = |text: &str| {
         let mut calls = text.lines().filter(|line| line.starts_with("  "));
         let last = calls.next_back().unwrap().trim_start();
@@ -39,8 +38,13 @@ async fn lost(kind: &str, fault: Value) {
 async fn lost_of(kind: &str, fault: Value, (railway, not): (Value, &[&str])) {
     let mut world = World::start("lost").await;
     let mut mutations = mutations();
-    // Those of agents with projects of their own are met there (`own`).
-    mutations.retain(|name, _| !name.starts_with("RwProject") && !not.contains(name));
+    // Those of agents with projects of their own are met there (`own`), those of webhooks and of builds that hang in
+    // `webhooks` and `stuck`, and that of taking agents over in `import`.
+    let elsewhere = |name: &str| {
+        let named = ["RwCancel", "RwVariablesUpsert"].contains(&name);
+        named || name.starts_with("RwProject") || name.starts_with("RwRule")
+    };
+    mutations.retain(|name, _| !elsewhere(name) && !not.contains(name));
     let mut settings = json!({"volume": {}, "limits": {"cpuMillis": 1000}});
     crate::support::world::merge(&mut settings, &railway);
     for field in mutations.values() {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use agentpool::domain::instance::phase::Phase;
 use serde_json::json;
 
+use super::events;
 use crate::lifecycle::{ids, ticks};
 use crate::support::simulator::TOKEN;
 use crate::support::wait::{LONG, until};
@@ -52,6 +53,17 @@ async fn a_replaced_token_is_used_without_a_restart_and_no_agent_is_lost() {
     let after = ids(&world.list().await);
     assert!(before.is_subset(&after), "{before:?} {after:?}");
     assert_eq!(world.in_phase(Phase::Claimed).await.len(), 2);
+    // Told once, whoever looks for the reason of what was refused until then.
+    let told = until("it is told", LONG, || async {
+        let told = events(&world, "SecretRotated");
+        (!told.is_empty()).then_some(told)
+    })
+    .await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].contains("Secret railway") && !told[0].contains("5eed"),
+        "{told:?}"
+    );
     assert_eq!(world.operator().pid(), pid);
     assert!(world.operator().runs());
     world.finish().await;

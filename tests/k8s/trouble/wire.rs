@@ -93,6 +93,13 @@ fn rows() -> Vec<Row> {
         row("an input that it does not take", invalid, 2, false, true),
         // No repetition helps.
         row(
+            "a state that does not allow it",
+            error("Deployment is not restartable"),
+            1,
+            false,
+            false,
+        ),
+        row(
             "a document that it does not take",
             document,
             1,
@@ -108,6 +115,9 @@ async fn what_is_done_next_follows_from_the_class_of_the_answer() {
     let breaker = json!({"failures": 50});
     let spec =
         json!({"minIdle": 0, "maxTotal": 30, "tickIntervalSeconds": 1, "circuitBreaker": breaker});
+    // What is given up is still to be seen when it is looked for.
+    let slow = json!({"timings": {"service_delete": 2.0 * SPEED}});
+    world.sim.set("railway", slow).await;
     world.create_pool(POOL, spec).await;
     world.wait_ready().await;
     for row in rows() {

@@ -2,7 +2,7 @@
 
 use crate::clock::Ms;
 use crate::rng::Random;
-use crate::rules::Trigger;
+use crate::rules::{Trigger, kind_of, refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -118,31 +118,10 @@ struct Arm {
 impl Rules {
     /// Arms a fault; unknown kinds and parameters are refused with the list of the known ones.
     pub fn arm(&mut self, body: &Value, rng: &mut Random) -> Result<Rule, Value> {
-        let refuse = |why: String| {
-            let known: Map<String, Value> = KINDS
-                .iter()
-                .map(|(k, p)| ((*k).to_owned(), json!(p)))
-                .collect();
-            json!({"error": why, "known": known})
-        };
+        let refuse = |why: String| refusal(&why, KINDS.iter().copied());
         let arm = Arm::deserialize(body).map_err(|e| refuse(e.to_string()))?;
-        let kind = arm
-            .fault
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let Some((_, parameters)) = KINDS.iter().find(|(known, _)| *known == kind) else {
-            return Err(refuse(format!(
-                "unknown or not simulated fault kind {kind:?}"
-            )));
-        };
-        if let Some(odd) = arm
-            .fault
-            .keys()
-            .find(|k| *k != "kind" && !parameters.contains(&k.as_str()))
-        {
-            return Err(refuse(format!("fault {kind:?} has no parameter {odd:?}")));
-        }
+        let parameters = |kind: &str| KINDS.iter().find(|(k, _)| *k == kind).map(|(_, p)| *p);
+        kind_of(&arm.fault, parameters).map_err(refuse)?;
         let mut trigger = Trigger {
             count: arm.count,
             ..Trigger::default()

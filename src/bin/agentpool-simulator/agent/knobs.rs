@@ -1,6 +1,7 @@
 //! Latencies of agents in simulated milliseconds, each fixed or a range (runtime.md 19.2).
 
 use crate::clock::Ms;
+use crate::knobs::named;
 use crate::rng::Random;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -30,13 +31,7 @@ impl Knobs {
     /// Sets what `given` names: milliseconds or `[low, high]`.
     pub fn set(&mut self, given: &Map<String, Value>) -> Result<(), String> {
         for (name, value) in given {
-            let Some((known, _)) = DEFAULTS.iter().find(|(known, _)| known == name) else {
-                let names: Vec<&str> = DEFAULTS.iter().map(|(n, _)| *n).collect();
-                return Err(format!(
-                    "unknown knob {name:?}; known: {}",
-                    names.join(", ")
-                ));
-            };
+            let (known, _) = named(DEFAULTS, name)?;
             let range = match value {
                 Value::Array(ends) if ends.len() == 2 => ends[0].as_i64().zip(ends[1].as_i64()),
                 fixed => fixed.as_i64().map(|ms| (ms, ms)),
@@ -51,10 +46,7 @@ impl Knobs {
 
     /// A time drawn for this use; `base` answers for what is not overridden here.
     pub fn draw(&self, base: &Knobs, name: &str, rng: &mut Random) -> Ms {
-        let default = DEFAULTS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map_or(0, |(_, ms)| *ms);
+        let default = default_of(name);
         let set = self.0.get(name).or_else(|| base.0.get(name));
         let (low, high) = set.copied().unwrap_or((default, default));
         rng.between(low, high)
@@ -68,10 +60,7 @@ impl Knobs {
 
 /// The default of a knob.
 pub fn default_of(name: &str) -> Ms {
-    DEFAULTS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map_or(0, |(_, ms)| *ms)
+    named(DEFAULTS, name).map_or(0, |(_, ms)| ms)
 }
 
 #[cfg(test)]

@@ -49,6 +49,9 @@ fn seconds_60() -> f64 {
 fn seconds_5() -> f64 {
     5.0
 }
+fn twice() -> u32 {
+    2
+}
 fn status_502() -> u16 {
     502
 }
@@ -147,6 +150,23 @@ pub enum Fault {
         status: String,
     },
     TokenRevoked {},
+    /// A webhook that never comes, or comes more than once, late, behind the next one, with a wrong secret, in the form of
+    /// former times, in another spelling, without details, or about something that is not there.
+    WebhookDrop {},
+    WebhookDuplicate {
+        #[serde(default = "twice")]
+        times: u32,
+    },
+    WebhookDelay {
+        #[serde(default = "seconds_5")]
+        seconds: f64,
+    },
+    WebhookReorder {},
+    WebhookWrongSecret {},
+    WebhookLegacy {},
+    WebhookCamelCase {},
+    WebhookEmptyDetails {},
+    WebhookForeign {},
     /// The listing of an environment's services ends after so many, and says that this is all.
     ShortList {
         #[serde(default)]
@@ -213,9 +233,34 @@ pub const KINDS: &[&str] = &[
     "unknown_status",
     "token_revoked",
     "short_list",
+    "webhook_drop",
+    "webhook_duplicate",
+    "webhook_delay",
+    "webhook_reorder",
+    "webhook_wrong_secret",
+    "webhook_legacy",
+    "webhook_camel_case",
+    "webhook_empty_details",
+    "webhook_foreign",
 ];
 
 impl Fault {
+    /// It is about deliveries, not about requests.
+    fn is_of_webhooks(&self) -> bool {
+        matches!(
+            self,
+            Fault::WebhookDrop {}
+                | Fault::WebhookDuplicate { .. }
+                | Fault::WebhookDelay { .. }
+                | Fault::WebhookReorder {}
+                | Fault::WebhookWrongSecret {}
+                | Fault::WebhookLegacy {}
+                | Fault::WebhookCamelCase {}
+                | Fault::WebhookEmptyDetails {}
+                | Fault::WebhookForeign {}
+        )
+    }
+
     /// The root fields it is about when the rule names none; empty: all.
     fn fields(&self) -> &'static [&'static str] {
         match self {
@@ -323,7 +368,7 @@ impl Rules {
     /// Which faults fire for a request.
     pub fn effects(&mut self, asked: &Asked, rng: &mut Random) -> Effects {
         let mut effects = Effects::default();
-        for rule in &mut self.0 {
+        for rule in self.0.iter_mut().filter(|r| !r.fault.is_of_webhooks()) {
             for field in asked.fields {
                 if rule.is_about(field, asked) && rule.trigger.fires(rng) {
                     effects.add(&rule.fault, field);
@@ -331,6 +376,23 @@ impl Rules {
             }
         }
         effects
+    }
+
+    /// Which faults fire for the delivery of an event, called `Deployment.crashed`, about the service of that name.
+    pub fn of_delivery(&mut self, kind: &str, name: &str, rng: &mut Random) -> Vec<Fault> {
+        let mut fired = vec![];
+        for rule in self.0.iter_mut().filter(|r| r.fault.is_of_webhooks()) {
+            let matches = &rule.matches;
+            let fits = matches.field.as_ref().is_none_or(|f| f == kind)
+                && matches
+                    .name
+                    .as_ref()
+                    .is_none_or(|n| name.contains(n.as_str()));
+            if fits && rule.trigger.fires(rng) {
+                fired.push(rule.fault.clone());
+            }
+        }
+        fired
     }
 }
 
@@ -387,7 +449,7 @@ mod tests {
     fn unknown_kinds_and_unknown_parameters_are_refused() {
         let mut rules = Rules::default();
         for fault in [
-            json!({"kind": "webhook_drop"}),
+            json!({"kind": "webhook_burn"}),
             json!({"kind": "slow", "minutes": 1}),
             json!({}),
         ] {

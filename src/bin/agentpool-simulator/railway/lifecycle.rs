@@ -3,7 +3,7 @@
 
 use crate::clock::Ms;
 use crate::ledger::Ledger;
-use crate::railway::deploy::{Shape, Timeline};
+use crate::railway::deploy::{Shape, Status, Timeline};
 use crate::railway::errors::{Answer, fail};
 use crate::railway::model::{
     Deployment, Instance, InstanceKey, Life, Railway, Service, Snapshot, Source, Variables,
@@ -158,6 +158,7 @@ impl Hands<'_> {
             shape,
             timeline,
             hidden_until: 0,
+            told: (self.now, Status::Initializing),
         };
         self.railway.deployments.insert(id.clone(), deployment);
         if let Some(instance) = self.railway.instances.get_mut(key) {

@@ -2,6 +2,7 @@
 
 mod broken;
 pub mod context;
+pub mod deliveries;
 pub mod deploy;
 mod deployments;
 mod domains;
@@ -15,6 +16,7 @@ pub mod knobs;
 pub mod lifecycle;
 pub mod limits;
 pub mod model;
+pub mod notifications;
 mod objects;
 pub mod plans;
 mod projects;

@@ -1,11 +1,12 @@
 //! What exists at Railway: data and look-ups, no transport and no clock.
 
 use crate::clock::{Ms, NEVER};
-use crate::railway::deploy::{Shape, Timeline};
+use crate::railway::deploy::{Shape, Status, Timeline};
 use crate::railway::errors::{Answer, bad_input};
 use crate::railway::faults::Rules;
 use crate::railway::knobs::{Switches, Timings};
 use crate::railway::limits::{Limits, Quota};
+use crate::railway::notifications::Notifications;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,6 +199,8 @@ pub struct Deployment {
     pub hidden_until: Ms,
     /// The image was resolved, so `meta.imageDigest` exists.
     pub resolved: bool,
+    /// The last transition that webhooks were told of.
+    pub told: (Ms, Status),
 }
 
 /// A volume with its one instance, if it has any.
@@ -273,6 +276,8 @@ pub struct Railway {
     pub quota: Option<Quota>,
     pub limits: Limits,
     pub rules: Rules,
+    /// Who is told of what.
+    pub notifications: Notifications,
     /// Statuses outside the schema that deployments show.
     pub unknown_statuses: BTreeSet<String>,
     /// Image repositories that cannot be pulled.
@@ -360,7 +365,6 @@ impl Railway {
         instance: &'a Instance,
         now: Ms,
     ) -> Option<&'a Deployment> {
-        use crate::railway::deploy::Status;
         self.deployments_of(instance)
             .filter(|d| d.hidden_until <= now)
             .find(|d| d.timeline.at(now).status != Status::Removed)

@@ -3,7 +3,7 @@
 use crate::railway::context::Cx;
 use crate::railway::errors::Answer;
 use crate::railway::{
-    deployments, domains, projects, queries, services, settings, variables, volumes,
+    deployments, domains, notifications, projects, queries, services, settings, variables, volumes,
 };
 use serde_json::{Map, Value};
 
@@ -48,6 +48,7 @@ fn query(cx: &Cx, name: &str, args: &Value) -> Option<Answer> {
         "deploymentLogs" => deployments::logs(cx, args),
         "buildLogs" => deployments::build_logs(cx, args),
         "volumeInstance" => volumes::read(cx, args),
+        "notificationRules" => notifications::list(cx, args),
         "usage" => queries::usage(cx, args),
         "estimatedUsage" => queries::estimated_usage(cx, args),
         "metrics" => queries::metrics(cx, args),
@@ -86,6 +87,9 @@ fn mutation(cx: &Cx, name: &str, args: &Value) -> Option<Answer> {
         "deploymentCancel" => deployments::cancel(cx, args),
         "deploymentRemove" => deployments::remove(cx, args),
         "deploymentApprove" => deployments::approve(cx, args),
+        "notificationRuleCreate" => notifications::create(cx, args),
+        "notificationRuleUpdate" => notifications::update(cx, args),
+        "notificationRuleDelete" => notifications::delete(cx, args),
         "volumeCreate" => volumes::create(cx, args),
         "volumeDelete" => volumes::delete(cx, args),
         "volumeInstanceUpdate" => volumes::update(cx, args),

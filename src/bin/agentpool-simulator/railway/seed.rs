@@ -108,6 +108,7 @@ struct Put {
     tokens: Vec<PutToken>,
     projects: Vec<PutProject>,
     services: Vec<PutService>,
+    notification_rules: Vec<PutRule>,
     force: Vec<Force>,
     timings: Map<String, Value>,
     switches: Map<String, Value>,
@@ -175,6 +176,15 @@ struct PutService {
     domain: bool,
 }
 
+/// A rule that a person made: of a project, or of the workspace.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PutRule {
+    workspace_id: Option<String>,
+    project_id: Option<String>,
+    channels: Vec<Value>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PutLimits {
@@ -218,6 +228,12 @@ pub fn put(hands: &mut Hands, body: &Value) -> Result<(), String> {
     }
     for service in put.services {
         put_service(hands, service)?;
+    }
+    for rule in put.notification_rules {
+        let workspace = rule.workspace_id.unwrap_or_else(|| WORKSPACE.to_owned());
+        let place = (workspace, rule.project_id);
+        let notifications = &mut hands.railway.notifications;
+        notifications.put(hands.rng, place, rule.channels, hands.now);
     }
     put.force
         .into_iter()

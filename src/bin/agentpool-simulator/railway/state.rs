@@ -38,7 +38,7 @@ pub fn to_json(railway: &Railway, clock: &Clock, now: Ms) -> Value {
         "now": clock.stamp(now), "simulatedMs": now, "speed": clock.speed(),
         "tokens": tokens, "projects": projects, "services": services, "volumes": volumes,
         "timings": railway.timings.to_json(), "switches": railway.switches.to_json(),
-        "unresolvable": railway.unresolvable,
+        "unresolvable": railway.unresolvable, "notifications": railway.notifications.to_json(clock),
     })
 }
 

@@ -1,7 +1,7 @@
 //! Faults of the Sprites API (sprites.md 5.2): which are known, what they take, when they fire.
 
 use crate::rng::Random;
-use crate::rules::Trigger;
+use crate::rules::{Trigger, kind_of, refusal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -131,27 +131,15 @@ impl Rules {
     /// Arms a fault; what is not known is refused with the list of what is.
     pub fn arm(&mut self, body: &Value, rng: &mut Random) -> Result<Rule, Value> {
         let refuse = |why: String| {
-            let known: Map<String, Value> = KINDS
-                .iter()
-                .map(|(k, p, _)| ((*k).to_owned(), json!(p)))
-                .collect();
-            json!({"error": why, "known": known, "operations": OPERATIONS})
+            let mut refusal = refusal(&why, KINDS.iter().map(|(k, p, _)| (*k, *p)));
+            refusal["operations"] = json!(OPERATIONS);
+            refusal
         };
         let arm = Arm::deserialize(body).map_err(|e| refuse(e.to_string()))?;
-        let kind = arm
-            .fault
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let Some((_, parameters, about)) = KINDS.iter().find(|(known, _, _)| *known == kind) else {
-            return Err(refuse(format!(
-                "unknown or not simulated fault kind {kind:?}"
-            )));
-        };
-        let odd = |k: &&String| *k != "kind" && !parameters.contains(&k.as_str());
-        if let Some(odd) = arm.fault.keys().find(odd) {
-            return Err(refuse(format!("fault {kind:?} has no parameter {odd:?}")));
-        }
+        let known = |kind: &str| KINDS.iter().find(|(k, _, _)| *k == kind);
+        let kind = kind_of(&arm.fault, |kind| known(kind).map(|(_, p, _)| *p));
+        let kind = kind.map_err(refuse)?;
+        let about = known(kind).map_or(&[][..], |(_, _, about)| *about);
         if let Some(named) = arm.matches.operation.as_deref() {
             if !OPERATIONS.contains(&named) {
                 return Err(refuse(format!("unknown operation {named:?}")));

@@ -1,6 +1,7 @@
 //! Times, limits and switches of the Sprites API (sprites.md 5.1), all numbers.
 
 use crate::clock::Ms;
+use crate::knobs::named;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -45,13 +46,7 @@ impl Knobs {
     /// Sets what `given` names; none below zero.
     pub fn set(&mut self, given: &Map<String, Value>) -> Result<(), String> {
         for (name, value) in given {
-            let Some((known, _)) = DEFAULTS.iter().find(|(known, _)| known == name) else {
-                let names: Vec<&str> = DEFAULTS.iter().map(|(n, _)| *n).collect();
-                return Err(format!(
-                    "unknown knob {name:?}; known: {}",
-                    names.join(", ")
-                ));
-            };
+            let (known, _) = named(DEFAULTS, name)?;
             let number = value.as_i64().filter(|n| *n >= 0);
             let number = number.ok_or_else(|| format!("knob {name:?} must be a whole number"))?;
             self.0.insert(known, number);
@@ -61,9 +56,9 @@ impl Knobs {
 
     /// A knob as it is.
     pub fn get(&self, name: &str) -> i64 {
-        let default = DEFAULTS.iter().find(|(known, _)| *known == name);
-        debug_assert!(default.is_some(), "{name} is a knob");
-        let default = default.map_or(0, |(_, n)| *n);
+        let default = named(DEFAULTS, name);
+        debug_assert!(default.is_ok(), "{name} is a knob");
+        let default = default.map_or(0, |(_, n)| n);
         self.0.get(name).copied().unwrap_or(default)
     }
 

@@ -33,3 +33,40 @@ pub fn write(into: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    /// Join requests that come while others are being told are told the next time.
+    #[test]
+    fn no_join_request_is_lost() {
+        let root = std::env::temp_dir().join(format!("shims-{}", std::process::id()));
+        let (bin, run) = (root.join("bin"), root.join("run"));
+        super::write(&bin).expect("written");
+        fs::create_dir_all(root.join("cli/bin")).expect("made");
+        fs::create_dir_all(&run).expect("made");
+        let tool = root.join("cli/bin/run.js");
+        fs::write(&tool, "").expect("written");
+        fs::write(run.join("join-requests"), "2").expect("written");
+        // The reader is slow: another request comes when it has just read.
+        let slow = "#!/bin/bash\n/bin/cat \"$@\"\n[ -e \"$SIM_RUN/came\" ] || { touch \"$SIM_RUN/came\"; printf 1 >\"$SIM_RUN/join-requests\"; }\n";
+        fs::copy(bin.join("node"), bin.join("cat")).expect("executable");
+        fs::write(bin.join("cat"), slow).expect("written");
+        let told = || {
+            let path = format!("{}:/usr/bin:/bin", bin.display());
+            let mut node = Command::new(bin.join("node"));
+            node.arg(&tool)
+                .arg("conversations")
+                .env("PATH", path)
+                .env("SIM_RUN", &run);
+            let output = node.output().expect("it runs").stdout;
+            let told: serde_json::Value = serde_json::from_slice(&output).expect("JSON");
+            told["processed"].as_i64()
+        };
+        let told = [told(), told(), told()];
+        fs::remove_dir_all(&root).expect("removed");
+        assert_eq!(told, [Some(2), Some(1), Some(0)]);
+    }
+}

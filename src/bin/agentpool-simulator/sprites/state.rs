@@ -202,7 +202,12 @@ fn force(sim: &Arc<Sim>, id: &str, (wish, value): (&str, &Value)) -> Result<(), 
             std::fs::write(place, content).map_err(|e| e.to_string())?;
         }
         ("joinRequests", Value::Number(n)) => {
-            std::fs::write(machine.run().join("join-requests"), n.to_string())
+            // Whole or not at all: somebody may be reading.
+            let (fresh, place) = ("join-requests.new", "join-requests");
+            std::fs::write(machine.run().join(fresh), n.to_string())
+                .and_then(|()| {
+                    std::fs::rename(machine.run().join(fresh), machine.run().join(place))
+                })
                 .map_err(|e| e.to_string())?;
         }
         // The same name with another generation behind it.

@@ -17,8 +17,9 @@ case "$*" in
   */entry.js\ --version*) echo 2026.9.0 ;;
   */cli/bin/run.js\ *)
     [[ -f $1 ]] || fail "Error: Cannot find module '$1'"
-    waiting=$(cat "$SIM_RUN/join-requests" 2>/dev/null || echo 0)
-    rm -f "$SIM_RUN/join-requests"
+    # Taken as a whole: what comes meanwhile is the next one's.
+    waiting=0 taken=$SIM_RUN/join-requests.$$
+    mv "$SIM_RUN/join-requests" "$taken" 2>/dev/null && waiting=$(cat "$taken") && rm -f "$taken"
     echo "{\"processed\":$waiting,\"results\":[]}"
     ;;
   *)
