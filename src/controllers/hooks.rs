@@ -110,9 +110,12 @@ fn place_of(scope: &Scope) -> Option<Place> {
     Some((scope.kind.clone(), at))
 }
 
+/// A place, and the pools that use it with their scopes.
+type Used = (Place, Vec<(Scope, Arc<AgentPool>)>);
+
 /// Our pools with their scopes, by place; those that stay, or all.
-fn places(ctx: &Ctx, all: bool) -> Vec<(Place, Vec<(Scope, Arc<AgentPool>)>)> {
-    let mut places: Vec<(Place, Vec<_>)> = vec![];
+fn places(ctx: &Ctx, all: bool) -> Vec<Used> {
+    let mut places: Vec<Used> = vec![];
     let mut pools = ctx.pools.state();
     pools.sort_by_key(|p| (p.namespace(), p.name_any()));
     for pool in pools {

@@ -251,6 +251,10 @@ fn long_runs() {
         std::sync::atomic::AtomicU64::new(0),
         std::sync::Mutex::new(0.0),
     );
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "how long the run takes, not what it simulates"
+    )]
     let began = std::time::Instant::now();
     each(&seeds, replay, |seed| {
         let lasted = simulate(world_of(*seed));

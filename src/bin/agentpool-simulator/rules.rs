@@ -41,10 +41,10 @@ impl Trigger {
 }
 
 /// The kind of a fault to be armed, whose parameters `parameters` knows; Err: why it is refused.
-pub fn kind_of<'a>(
-    fault: &'a Map<String, Value>,
+pub fn kind_of(
+    fault: &Map<String, Value>,
     parameters: impl Fn(&str) -> Option<&'static [&'static str]>,
-) -> Result<&'a str, String> {
+) -> Result<&str, String> {
     let kind = fault.get("kind").and_then(Value::as_str);
     let kind = kind.unwrap_or_default();
     let Some(known) = parameters(kind) else {

@@ -217,7 +217,7 @@ fn what_is_made_while_a_claim_is_under_way_answers_it() {
         })
     };
     world.members[0].owed = owed(false);
-    assert_eq!(world.pass().create, [id.clone()]);
+    assert_eq!(world.pass().create.as_slice(), std::slice::from_ref(&id));
     assert!(world.pass().create.is_empty(), "listed");
     world.create();
     let decision = world.pass();
