@@ -65,7 +65,7 @@ pub struct ImportArgs {
     /// The operator's release: the agents' tokens go into its Secret <release>-imported-tokens.
     #[arg(long, env = "AGENTPOOL_RELEASE", default_value = "agentpool")]
     pub(super) release: String,
-    /// The namespace of the release [default: the pool's].
+    /// The namespace of the release [default: the pool's, if the release's root key is there].
     #[arg(long, env = "AGENTPOOL_RELEASE_NAMESPACE")]
     pub(super) release_namespace: Option<String>,
     /// The cluster's id in owner marks, where the operator has one set [default: the UID of namespace kube-system].

@@ -529,12 +529,19 @@ async fn a_wrong_name_says_what_there_is() {
         "{said}"
     );
 
-    world.start_operator(&[]);
+    // Without an operator nobody would read the tokens.
     world
         .create_pool(POOL, json!({"minIdle": 0, "tickIntervalSeconds": 1}))
         .await;
-    world.wait_ready().await;
     let pool = pool_of(&world);
+    let (code, said) = run(&world, &["--file", path, "--pool", &pool]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("--release-namespace: there is no Secret agentpool-root-key"),
+        "{said}"
+    );
+    world.start_operator(&[]);
+    world.wait_ready().await;
     let (code, said) = run(&world, &["--file", path, "--pool", &nothing]);
     assert_eq!(code, Some(1), "{said}");
     assert!(

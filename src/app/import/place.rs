@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
@@ -14,7 +15,7 @@ use crate::api::{AgentInstance, AgentPool};
 use crate::clock::Clock;
 use crate::config::{DEFAULT_SPRITES_URL, ImportOrder};
 use crate::controllers::fleet::{
-    Connect, Environment, Fleet, provider_ref, resolved_scope, scope_of_pool,
+    Connect, Environment, Fleet, Scope, provider_ref, resolved_scope, scope_of_pool,
 };
 use crate::domain::plan::{Operation, StepSpec, Trouble};
 use crate::domain::template::Template;
@@ -61,14 +62,7 @@ impl Place {
         let cluster_id = cluster_id.map_err(|text| anyhow!(text))?;
         let clock = Clock::system();
         let (fleet, template) = fleet_of(order, &pool, &client, &clock)?;
-        let scope =
-            scope_of_pool(&pool).with_context(|| format!("pool {title} names no provider"))?;
-        if !matches!(&scope.environment, Environment::Id(id) | Environment::Name(id) if !id.is_empty())
-        {
-            bail!(
-                "pool {title}: only pools with spec.provider.railway.project take agents over in this version"
-            );
-        }
+        let scope = scope_of(&pool, &title)?;
         let failed = |t: Trouble| anyhow!("pool {title}: {}", t.message);
         let facts = fleet.resolve(&scope).await.map_err(failed)?;
         let scope = resolved_scope(&scope, &facts);
@@ -84,10 +78,6 @@ impl Place {
         let known = within(CALL_LIMIT, doing, api.list(&everything))
             .await?
             .items;
-        let tokens = order
-            .release_namespace
-            .clone()
-            .unwrap_or_else(|| namespace.clone());
         let mut place = Self {
             dry: order.dry_run,
             plan: provider.plan(Operation::Create, &template),
@@ -98,7 +88,7 @@ impl Place {
                 image: None,
             },
             provider_ref: provider_ref(&scope),
-            tokens: (tokens, secret::imported_tokens_name(&order.release)),
+            tokens: tokens_of(&client, order, &namespace).await?,
             known: known.into_iter().map(|i| (i.name_any(), i)).collect(),
             listed: HashMap::new(),
             pool: name,
@@ -151,6 +141,38 @@ async fn find_pool(client: &Client, order: &ImportOrder) -> Result<AgentPool> {
         },
         None if pools.len() == 1 => Ok(pools.remove(0)),
         None => bail!("--pool: say which; there are: {}", titles(&pools)),
+    }
+}
+
+/// Where a pool's agents live: in a project that all of them share.
+fn scope_of(pool: &AgentPool, title: &str) -> Result<Scope> {
+    let scope = scope_of_pool(pool).with_context(|| format!("pool {title} names no provider"))?;
+    match &scope.environment {
+        Environment::Id(id) | Environment::Name(id) if !id.is_empty() => Ok(scope),
+        _ => bail!(
+            "pool {title}: only pools with spec.provider.railway.project take agents over in this version"
+        ),
+    }
+}
+
+/// Namespace and name of the Secret of imported tokens: beside the release's root key, where the operator reads it.
+async fn tokens_of(
+    client: &Client,
+    order: &ImportOrder,
+    namespace: &str,
+) -> Result<(String, String)> {
+    let name = secret::imported_tokens_name(&order.release);
+    if let Some(given) = &order.release_namespace {
+        return Ok((given.clone(), name));
+    }
+    let root = format!("{}-root-key", order.release);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let doing = || format!("look for Secret {namespace}/{root}");
+    match within(CALL_LIMIT, doing, secrets.get_metadata_opt(&root)).await? {
+        Some(_) => Ok((namespace.to_owned(), name)),
+        None => bail!(
+            "--release-namespace: there is no Secret {root} in namespace {namespace}: say where the operator is installed"
+        ),
     }
 }
 
