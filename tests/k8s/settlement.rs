@@ -3,6 +3,7 @@
 
 use agentpool::api::AgentInstance;
 use agentpool::domain::instance::phase::{Phase, phase_of};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use super::http_calls::{account, bearer, claim, host, stock, text, wait_called, wait_served};
@@ -136,8 +137,15 @@ async fn ends_as(world: &World, row: &Row, agent: &AgentInstance) {
 
 /// Out of the next row's way.
 async fn leave(world: &World, agent: &AgentInstance) {
-    if world.instance(&agent.spec.id).await.is_some() {
-        world.delete(agent.metadata.name.as_deref().unwrap()).await;
+    let name = agent.metadata.name.as_deref().unwrap();
+    match world
+        .instances()
+        .delete(name, &DeleteParams::default())
+        .await
+    {
+        // Replaced at this very moment.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => drop(other.unwrap()),
     }
 }
 

@@ -24,8 +24,13 @@ const GRACE: i64 = 8;
 
 /// A world with a pool that is swept every second.
 async fn swept(name: &str, spec: Value) -> World {
+    swept_by(name, spec, "Cluster").await
+}
+
+/// The same with such rights of the operator.
+async fn swept_by(name: &str, spec: Value, rights: &str) -> World {
     let mut world = World::bare(name).await;
-    start(&mut world);
+    start_with(&mut world, rights);
     let mut full = json!({"tickIntervalSeconds": 1, "reconcileIntervalSeconds": 1});
     crate::support::world::merge(&mut full, &spec);
     let pool = world.create_pool(POOL, full).await;
@@ -35,12 +40,12 @@ async fn swept(name: &str, spec: Value) -> World {
 }
 
 fn start(world: &mut World) {
+    start_with(world, "Cluster");
+}
+
+fn start_with(world: &mut World, rights: &str) {
     let grace = GRACE.to_string();
-    // One test deletes the whole namespace, and Roles in it would go first.
-    world.start_operator(&[
-        ("AGENTPOOL_SWEEP_GRACE_SECONDS", &grace),
-        (RIGHTS, "Cluster"),
-    ]);
+    world.start_operator(&[("AGENTPOOL_SWEEP_GRACE_SECONDS", &grace), (RIGHTS, rights)]);
 }
 
 /// Takes the object away and leaves what it is about: as a restored etcd or a stripped finalizer does.

@@ -9,6 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::chaos::PATIENT;
 use crate::lifecycle::{ids, service_id};
 use crate::support::simulator::{PROJECT, TOKEN};
 use crate::support::wait::{LONG, until};
@@ -270,11 +271,9 @@ async fn what_the_provider_no_longer_lets_us_remove_says_what_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_deleted_as_a_whole_takes_its_agents_along() {
-    let world = super::swept(
-        "namespace",
-        json!({"minIdle": 2, "deletionPolicy": "Destroy"}),
-    )
-    .await;
+    // The operator's account and Roles are in that namespace, too.
+    let spec = json!({"minIdle": 2, "deletionPolicy": "Destroy"});
+    let world = super::swept_by("namespace", spec, "Admin").await;
     assert_eq!(world.claim("Ada").await.status, 200);
     world.wait_idle(2).await;
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(world.client.clone());
@@ -282,13 +281,18 @@ async fn a_namespace_deleted_as_a_whole_takes_its_agents_along() {
         .delete(&world.namespace, &DeleteParams::default())
         .await
         .unwrap();
-    // Its Secret is among the first to go: the operator goes on with the token that it knows.
-    until("nothing is left at the provider or here", LONG, || async {
-        let live = world.sim.live_services().await.len();
-        (live == 0 && world.list().await.is_empty()).then_some(())
-    })
+    // Its Secret is among the first to go: the operator goes on with the token that it knows. One controller deletes the
+    // namespaces of all tests, kind after kind.
+    until(
+        "nothing is left at the provider or here",
+        PATIENT,
+        || async {
+            let live = world.sim.live_services().await.len();
+            (live == 0 && world.list().await.is_empty()).then_some(())
+        },
+    )
     .await;
-    until("the pool is gone", LONG, || async {
+    until("the pool is gone", PATIENT, || async {
         let left = world.pools().get_opt(POOL).await.unwrap();
         left.is_none().then_some(())
     })
