@@ -320,7 +320,8 @@ async fn deleting_leaves_nothing_at_railway() {
         (&state["services"], &state["volumes"]),
         (&json!([]), &json!([]))
     );
-    // What they cost is told: six requests each, and the rename where it came in time.
+    // What they cost is told: six requests each, and the rename where it came in time. On a busy machine one may be looked
+    // for once more before it is gone.
     let text = format!("{}/metrics", world.operator().operations);
     let text = reqwest::get(&text).await.unwrap().text().await.unwrap();
     let metric = |name: &str| {
@@ -330,7 +331,7 @@ async fn deleting_leaves_nothing_at_railway() {
     };
     assert_eq!(metric("agentpool_instance_provider_requests_count "), 4.0);
     let sum = metric("agentpool_instance_provider_requests_sum ");
-    assert!((24.0..=25.0).contains(&sum), "{sum}");
+    assert!((24.0..=28.0).contains(&sum), "{sum}");
     let of = |purpose: &str| {
         let labels = format!("{{provider=\"railway\",purpose=\"{purpose}\"}} ");
         metric(&format!("agentpool_provider_requests_total{labels}"))
