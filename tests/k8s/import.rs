@@ -462,7 +462,7 @@ async fn a_second_run_finds_what_is_there() {
     let written = |i: AgentInstance| (i.spec, i.metadata.generation, i.metadata.annotations);
     assert_eq!(
         written(of_id(&world, "used00000000").await),
-        written(first),
+        written(first.clone()),
         "not even touched"
     );
     assert_eq!(world.sim.railway_calls("RwVariablesUpsert").await, writes);
