@@ -286,13 +286,7 @@ fn api_config(
     (variable, webhook_secret): (&impl Fn(&str) -> Option<String>, Option<&SecretString>),
 ) -> Result<ApiConfig, ConfigError> {
     let key = variable(API_KEY_VARIABLE);
-    let default_pool = given(args.default_pool)
-        .map(|text| text.parse::<PoolKey>())
-        .transpose()
-        .map_err(|problem| ConfigError {
-            flag: "--default-pool (AGENTPOOL_DEFAULT_POOL)",
-            problem,
-        })?;
+    let default_pool = pool_key("--default-pool (AGENTPOOL_DEFAULT_POOL)", args.default_pool)?;
     let origins = args
         .cors_origins
         .split(',')
@@ -369,13 +363,7 @@ fn claim_order(args: ClaimArgs, key: Option<String>) -> Result<Invocation, Confi
         flag: API_KEY_VARIABLE,
         problem: "set the variable to the API's key".to_owned(),
     })?;
-    let pool = given(args.pool)
-        .map(|text| text.parse::<PoolKey>())
-        .transpose()
-        .map_err(|problem| ConfigError {
-            flag: "--pool",
-            problem,
-        })?;
+    let pool = pool_key("--pool", args.pool)?;
     Ok(Invocation::Claim(Box::new(ClaimOrder {
         api_url: url("--api-url", &args.api_url)?,
         key: SecretString::from(key),
@@ -388,13 +376,7 @@ fn claim_order(args: ClaimArgs, key: Option<String>) -> Result<Invocation, Confi
 }
 
 fn import_order(args: ImportArgs) -> Result<Invocation, ConfigError> {
-    let pool = given(args.pool)
-        .map(|text| text.parse::<PoolKey>())
-        .transpose()
-        .map_err(|problem| ConfigError {
-            flag: "--pool",
-            problem,
-        })?;
+    let pool = pool_key("--pool", args.pool)?;
     let release = name("--release (AGENTPOOL_RELEASE)", Some(args.release))?;
     Ok(Invocation::Import(Box::new(ImportOrder {
         files: args.files,
@@ -434,6 +416,12 @@ fn name(flag: &'static str, text: Option<String>) -> Result<Option<String>, Conf
         flag,
         problem: format!("{text:?} is no Kubernetes name: use a-z, 0-9, '-' and '.'"),
     })
+}
+
+/// A pool by namespace and name.
+fn pool_key(flag: &'static str, text: Option<String>) -> Result<Option<PoolKey>, ConfigError> {
+    let parsed = given(text).map(|text| text.parse::<PoolKey>()).transpose();
+    parsed.map_err(|problem| ConfigError { flag, problem })
 }
 
 /// What an owner mark can hold: it is `<cluster id>/<namespace>/<id>`.
