@@ -49,7 +49,7 @@ fn start_with(world: &mut World, rights: &str) {
 }
 
 /// Takes the object away and leaves what it is about: as a restored etcd or a stripped finalizer does.
-async fn forget(world: &World, instance: &AgentInstance) -> Timestamp {
+pub(crate) async fn forget(world: &World, instance: &AgentInstance) -> Timestamp {
     let name = instance.metadata.name.as_deref().unwrap();
     let stripped = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     // Deleted without a finalizer it is gone at once: the operator sees no deletion to work on.
@@ -78,7 +78,7 @@ async fn ledger_of(world: &World, service: &str) -> Value {
 }
 
 /// When the service was removed.
-async fn removed_at(world: &World, service: &str) -> Timestamp {
+pub(crate) async fn removed_at(world: &World, service: &str) -> Timestamp {
     until("the service is removed", LONG, || async {
         let entry = ledger_of(world, service).await;
         entry["deletedAt"].as_str().map(|at| at.parse().unwrap())
