@@ -42,7 +42,7 @@ pub use import::{NOT_ALL_IMPORTED, import};
 
 use api::api_router;
 use controllers::start_controllers;
-use ports::{listen, serve, until_told, write_ports};
+use ports::{StopSignals, listen, serve, until_told, write_ports};
 use prerequisites::{Started, start_prerequisites, start_root_key};
 use watches::{Filled, start_claim_watch, start_manifest_watch, start_watches};
 
@@ -90,6 +90,7 @@ pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Runs a role until it is told to stop; an error where it stops by itself.
 pub async fn run(config: Config) -> Result<()> {
+    let signals = StopSignals::listen()?;
     let process = Arc::new(build(config).await?);
     let api = match &process.config.api {
         Some(api) => Some((
@@ -151,7 +152,7 @@ pub async fn run(config: Config) -> Result<()> {
         let manifests = start_manifest_watch(&process, &started.filled.manifests);
         start_controllers(&process, (pools, instances, manifests), memories, started);
     }
-    until_told(&process).await;
+    until_told(&process, signals).await;
     anyhow::ensure!(
         !process.failed.load(Ordering::SeqCst),
         "stopped by itself; the reason is in the log above"

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result};
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{GRACE, Process};
 
@@ -70,18 +71,27 @@ pub(super) fn task(
     });
 }
 
-pub(super) async fn until_told(process: &Arc<Process>) {
-    let mut terminate =
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(signal) => signal,
-            Err(error) => {
-                tracing::error!(%error, "no signals: stopping");
-                return;
-            }
-        };
+/// The signals by which a process is told to stop.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// To be called before anything is served: a signal that comes earlier ends the process on the spot.
+    pub(super) fn listen() -> Result<Self> {
+        let on = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+}
+
+pub(super) async fn until_told(process: &Arc<Process>, mut signals: StopSignals) {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
         () = process.shutdown.cancelled() => {}
     }
     tracing::info!("stopping: finishing what is in hand");

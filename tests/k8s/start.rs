@@ -232,6 +232,11 @@ async fn sigterm_ends_every_role_with_zero_at_once() {
         );
         assert!(operator.log().contains("stopping"), "{}", operator.log());
     }
+    // Whatever it is doing when it is told, from the moment that it listens.
+    for _ in 0..10 {
+        let mut begun = Operator::start("run", &world.environment(&[]));
+        assert_eq!(begun.stop().code(), Some(0), "{}", begun.log());
+    }
     world.start_operator(&[]);
     world.finish().await;
 }
