@@ -3,6 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
+# ARGS are for the target that was asked for, and not for those that its recipe makes.
+MAKEOVERRIDES :=
+unexport ARGS
 
 CLUSTER_SH := deploy/local/cluster
 # clippy and cargo test give way to what the environment says.
