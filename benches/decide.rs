@@ -69,6 +69,7 @@ fn instance(c: &mut Criterion) {
         image: None,
         image_digest: None,
         source_branch: None,
+        secrets: None,
     };
     let first = decide(&steady(&object, &evidence));
     object.status = Some(status(&steady(&object, &evidence), &first, &given));

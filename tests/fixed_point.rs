@@ -212,6 +212,7 @@ impl World {
             image: None,
             image_digest: None,
             source_branch: None,
+            secrets: None,
         };
         let new = status(&self.view(evidence), decision, &given);
         if self.instance.status.as_ref() == Some(&new) {

@@ -336,6 +336,10 @@ pub struct ProviderStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub source_commit: Option<String>,
+    /// Sprites: as `spec.template.secrets`, of the values that it got when it was last restored. Absent: it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub secrets: Option<String>,
 }
 
 /// What the agent says of itself.

@@ -77,6 +77,12 @@ impl<'a> Present<'a> {
     }
 }
 
+/// What an instance records of digests: the one by the present root key.
+pub fn recorded(digests: &str) -> String {
+    let (present, _) = digests.split_once(' ').unwrap_or((digests, ""));
+    present.to_owned()
+}
+
 /// Whether an instance is not what its pool would build now.
 pub fn drift(instance: &AgentInstance, present: &Present<'_>) -> Option<Drift> {
     // By the hash, not by the name: an instance may have come from another pool's revision.
@@ -88,10 +94,17 @@ pub fn drift(instance: &AgentInstance, present: &Present<'_>) -> Option<Drift> {
         (Some(deployed), Some(wanted)) if deployed != wanted => return Some(Drift::Image),
         _ => {}
     }
-    match (&instance.spec.template.secrets, present.secrets) {
+    match (secrets(instance), present.secrets) {
         (Some(built), Some(now)) if !now.split(' ').any(|d| d == built) => Some(Drift::Secrets),
         _ => None,
     }
+}
+
+/// Of the values it got last: when it was restored, else when it was built.
+fn secrets(instance: &AgentInstance) -> Option<&str> {
+    let provider = instance.status.as_ref().and_then(|s| s.provider.as_ref());
+    let restored = provider.and_then(|p| p.secrets.as_deref());
+    restored.or(instance.spec.template.secrets.as_deref())
 }
 
 /// As it was decided before the first step, else as it was recorded.
@@ -165,6 +178,17 @@ mod tests {
             of(Some("one"), Some("two by-the-old-key")),
             Some(Drift::Secrets)
         );
+        // What was restored got the values of then.
+        let restored = |values: &str, now| {
+            let mut instance = instance("aa", json!({"secrets": values}));
+            instance.spec.template.secrets = Some("one".to_owned());
+            drift(
+                &instance,
+                &Present::new("p-1-aa", None).with_secrets(Some(now)),
+            )
+        };
+        assert_eq!(restored("two", "two"), None);
+        assert_eq!(restored("two", "three"), Some(Drift::Secrets));
         for (built, now) in [(None, Some("two")), (Some("one"), None), (None, None)] {
             assert_eq!(
                 of(built, now),

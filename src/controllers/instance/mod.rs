@@ -22,11 +22,13 @@ use kube::ResourceExt;
 use super::Ctx;
 use super::memory;
 use super::ownership;
+use super::pool::secrets;
 use crate::api::ANNOTATION_IMPORTING;
 use crate::api::agent_instance::AgentInstance;
 use crate::api::condition::Reason;
 use crate::api::names;
 use crate::domain::backoff;
+use crate::domain::drift;
 use crate::domain::image::{self, Written};
 use crate::domain::instance::decide::{Action, Change, Decision};
 use crate::domain::instance::phase;
@@ -205,6 +207,14 @@ async fn act(
     }
 }
 
+/// The digest of the values that a recycling gives the agent.
+async fn secrets_now(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> Option<String> {
+    let namespace = object.namespace().unwrap_or_default();
+    let template = around.template.as_ref()?;
+    let digests = secrets::read(&namespace, template, ctx).await?;
+    Some(drift::recorded(&digests))
+}
+
 /// Writes the status that follows from the decision, where it differs; goes on with the object as written.
 async fn record(
     object: &mut AgentInstance,
@@ -215,6 +225,10 @@ async fn record(
 ) -> Result<(), K8sError> {
     let snapshot = around.scope.as_ref().and_then(|s| ctx.fleet.latest(s));
     let listed = observe::listed(object, snapshot.as_deref(), around, ctx);
+    let secrets = match &decision.action {
+        Action::Record(Change::Recycle) => secrets_now(object, around, ctx).await,
+        _ => None,
+    };
     let now = ctx.clock.monotonic();
     let memory = ctx.memories.notice(object, now);
     let given = Given {
@@ -235,6 +249,7 @@ async fn record(
             .as_ref()
             .and_then(|t| t.provider.railway.as_ref()?.source.repository.clone())
             .and_then(|r| r.branch),
+        secrets,
     };
     let view = View {
         instance: object,

@@ -11,6 +11,7 @@ use crate::api::agent_pool::AgentPool;
 use crate::api::{INSTANCE_FINALIZER, LABEL_POOL, names};
 use crate::controllers::Ctx;
 use crate::controllers::fleet::{self, Scope};
+use crate::domain::drift;
 use crate::domain::pool::decide::Decision;
 use crate::domain::pool::view::View;
 use crate::domain::template::{self, Template};
@@ -132,9 +133,7 @@ pub(in crate::controllers) fn new_instance(
                 revision: build.revision.to_owned(),
                 hash: build.template.hash(),
                 image: build.image.map(str::to_owned),
-                secrets: build
-                    .secrets
-                    .and_then(|all| all.split(' ').next().map(str::to_owned)),
+                secrets: build.secrets.map(drift::recorded),
             },
             provider: Some(fleet::provider_ref(build.scope)),
             turn: 1,

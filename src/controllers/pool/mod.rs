@@ -8,7 +8,7 @@ pub(super) mod act;
 mod provider;
 mod requests;
 mod revisions;
-mod secrets;
+pub(super) mod secrets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

@@ -36,22 +36,26 @@ pub(super) async fn digests(
     {
         return digests;
     }
-    let mut values = Vec::with_capacity(references.len());
-    for reference in references {
-        let read = secret::value(&ctx.client, namespace, reference).await;
-        let Ok(value) = read else {
-            values.clear();
-            break;
-        };
-        values.push((reference.name.as_str(), reference.key.as_str(), value));
-    }
-    let root = ctx.root_keys.get().filter(|_| !values.is_empty());
-    let digests = root.map(|root| {
-        let exposed = values
-            .iter()
-            .map(|(name, key, value)| [*name, *key, value.expose_secret()]);
-        root.digests(&exposed.collect::<Vec<_>>())
-    });
+    let digests = read(namespace, template, ctx).await;
     ctx.with_pool_memory(key, |m| m.secrets = Some((now, hash, digests.clone())));
     digests
+}
+
+/// The same, read now.
+pub(in crate::controllers) async fn read(
+    namespace: &str,
+    template: &Template,
+    ctx: &Ctx,
+) -> Option<String> {
+    let references = variables::reaching(template);
+    let mut values = Vec::with_capacity(references.len());
+    for reference in references {
+        let value = secret::value(&ctx.client, namespace, reference).await;
+        values.push((reference.name.as_str(), reference.key.as_str(), value.ok()?));
+    }
+    let root = ctx.root_keys.get().filter(|_| !values.is_empty())?;
+    let exposed = values
+        .iter()
+        .map(|(name, key, value)| [*name, *key, value.expose_secret()]);
+    Some(root.digests(&exposed.collect::<Vec<_>>()))
 }

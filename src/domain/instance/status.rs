@@ -48,6 +48,9 @@ pub struct Given {
     pub image_digest: Option<String>,
     /// The branch it is built from.
     pub source_branch: Option<String>,
+    /// Where a recycling begins: the digest of the values of Secrets now. Those that it gets may be later ones: then it
+    /// drifts once more than it must.
+    pub secrets: Option<String>,
 }
 
 /// The status after a decision.
@@ -229,6 +232,8 @@ fn record(
             if given.token_key.is_some() {
                 new.token_key.clone_from(&given.token_key);
             }
+            let provider = new.provider.get_or_insert_default();
+            provider.secrets.clone_from(&given.secrets);
             new.operation = Some(begun(view.plan, Operation::Recycle.as_str(), given));
         }
         Change::Found(facts) => add_facts(new, facts),

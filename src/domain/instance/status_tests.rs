@@ -19,6 +19,7 @@ fn at(second: i64) -> Given {
         image: Some("ghcr.io/xmtplabs/convos-runtime-hermes:1.2.3".into()),
         image_digest: Some(format!("sha256:{}", "a".repeat(64))),
         source_branch: None,
+        secrets: None,
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use agentpool::domain::drift::{Drift, Present, drift};
 use serde::Deserialize;
 
 use super::*;
 use crate::recycling::give_back;
+use crate::support::wait::LONG;
 
 /// The example as a user applies it, and the whole life: made, claimed, recycled, claimed again, destroyed.
 /// acceptance: A03
@@ -163,5 +165,23 @@ async fn a_recycled_agent_has_the_present_values_of_secrets() {
         environment.split('\0').any(|v| v == given),
         "{environment:?}"
     );
+    // So it is what its pool would build now, until they change again.
+    until("the pool knows the present values", LONG, || async {
+        let before = first.spec.template.secrets.as_deref().unwrap();
+        let now = world.pool().await.status?.resolved.remove("secrets")?;
+        (!now.contains(before)).then_some(())
+    })
+    .await;
+    let drifted = async || {
+        let again = world.instance(&first.spec.id).await.unwrap();
+        let pool = world.pool().await;
+        drift(&again, &Present::of_pool(&pool).unwrap())
+    };
+    assert_eq!(drifted().await, None);
+    world.secret("model", "key", "newer").await;
+    until("it has drifted", LONG, || async {
+        (drifted().await == Some(Drift::Secrets)).then_some(())
+    })
+    .await;
     finish(world).await;
 }

@@ -19,6 +19,7 @@ fn given() -> Given {
         image: None,
         image_digest: None,
         source_branch: None,
+        secrets: Some("present".into()),
     }
 }
 
@@ -65,6 +66,8 @@ fn it_begins_with_a_new_token_once() {
         (status.token_seq, status.token_key.clone())
     };
     assert_eq!(token(&case), (Some(2), Some("key2".into())));
+    let provider = case.instance.status.as_ref().unwrap().provider.clone();
+    assert_eq!(provider.unwrap().secrets.as_deref(), Some("present"));
     // Whatever follows, and however often it is gone on with: the same token.
     assert_acts(case.clone(), Action::Perform(0));
     for outcome in [

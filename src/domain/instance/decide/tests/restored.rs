@@ -76,6 +76,7 @@ fn what_is_found_is_recorded_with_its_address() {
         image: None,
         image_digest: None,
         source_branch: None,
+        secrets: None,
     };
     let status = super::super::super::status::status(&case.view(), &case.decide(), &given);
     assert_eq!(facts_of(Some(&status))["id"], "s1");
