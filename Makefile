@@ -47,10 +47,10 @@ soak-sim: ## 10,000 worlds with an hour of trouble each: AGENTPOOL_SIM_SEEDS fro
 
 soak-race: ## 5 rounds of 1,000 claims while real processes are killed and paused: AGENTPOOL_RACE_ROUNDS, _CLAIMS, _SEED
 	$(CLUSTER_SH) build
-	$(CARGO) test --no-run --test k8s
+	$(CARGO) test --profile sim --no-run --test k8s
 	$(CLUSTER_SH) run -- bash -c 'export AGENTPOOL_TEST_KUBECONFIG=$$KUBECONFIG AGENTPOOL_RACE_PAUSE_SECONDS=$${AGENTPOOL_RACE_PAUSE_SECONDS:-20} \
 	  AGENTPOOL_RACE_ROUNDS=$${AGENTPOOL_RACE_ROUNDS:-5} AGENTPOOL_RACE_CLAIMS=$${AGENTPOOL_RACE_CLAIMS:-1000}; \
-	  $(CARGO) test --test k8s race::claims_while -- --nocapture'
+	  $(CARGO) test --profile sim --test k8s race::claims_while -- --nocapture'
 
 lint: ## Formatting and clippy; warnings are errors
 	$(CARGO) fmt --check

@@ -61,6 +61,7 @@ struct Callers {
     answers: Arc<AtomicUsize>,
     total: usize,
     longest: Duration,
+    began: Instant,
     seed: u64,
 }
 
@@ -83,7 +84,14 @@ impl Callers {
             let keyed = join_url.is_none() && n.is_multiple_of(2);
             let key = keyed.then(|| format!("race-{}-{n}", self.seed));
             told.push(self.one(&http, n, (key, join_url), body).await);
-            self.answers.fetch_add(1, Ordering::Relaxed);
+            let answered = self.answers.fetch_add(1, Ordering::Relaxed) + 1;
+            if answered.is_multiple_of(100) {
+                let took = self.began.elapsed().as_secs();
+                println!(
+                    "race: {answered} of {} have an answer after {took} s",
+                    self.total
+                );
+            }
         }
     }
 
@@ -325,6 +333,7 @@ async fn round(seed: u64, total: usize, pause: Duration) {
         answers: answers.clone(),
         total,
         longest: DEADLINE + pause + MARGIN,
+        began: Instant::now(),
         seed,
     };
     let over = AtomicBool::new(false);
