@@ -454,11 +454,11 @@ async fn every_answer_stands(world: &World, told: &[Told]) {
         let instance = by_id
             .get(id.as_str())
             .unwrap_or_else(|| panic!("{id} was answered, and is gone"));
-        // Its agent may have died since, in which case it is kept as crashed; it is never anybody else's.
+        let account = &ledger["instances"][service_id(instance)];
         assert_eq!(
             phase_of(instance),
             Phase::Claimed,
-            "{id}: {:?}",
+            "{id}: {:?}; at the simulator {account}",
             instance.status
         );
         let recorded = instance.status.as_ref().unwrap().claim.as_ref().unwrap();
@@ -468,7 +468,6 @@ async fn every_answer_stands(world: &World, told: &[Told]) {
             json!(t.conversation),
             "{id}"
         );
-        let account = &ledger["instances"][service_id(instance)];
         if t.join_url.is_none() {
             let made = account["conversations"].as_array().unwrap();
             assert!(

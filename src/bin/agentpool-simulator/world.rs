@@ -2,7 +2,7 @@
 
 use crate::agent::model::Agents;
 use crate::calls::Calls;
-use crate::clock::Clock;
+use crate::clock::{Clock, Ms};
 use crate::ghcr::Ghcr;
 use crate::ledger::Ledger;
 use crate::railway::executor::Executor;
@@ -34,6 +34,8 @@ pub struct World {
     pub calls: Calls,
     /// Chance.
     pub rng: Random,
+    /// The latest moment that it was brought to.
+    pub moment: Ms,
 }
 
 /// The simulator: world, clock and what tasks need.
@@ -80,6 +82,7 @@ impl Sim {
             ledger: Ledger::default(),
             calls: Calls::default(),
             rng: Random::new(seed),
+            moment: 0,
         };
         Arc::new(Self {
             clock,

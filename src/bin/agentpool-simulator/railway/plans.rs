@@ -9,8 +9,11 @@ use crate::railway::model::{InstanceKey, Planned, Railway};
 use crate::world::World;
 use serde_json::Value;
 
-/// Brings the world to `now`: surprises have happened, processes have come, gone and slept.
+/// Brings the world to `now`: surprises have happened, processes have come, gone and slept. Never back: whoever waited
+/// for the world may come with an older moment, at which what runs by now did not exist yet.
 pub fn advance(world: &mut World, now: Ms) {
+    let now = now.max(world.moment);
+    world.moment = now;
     happen_until(world, now);
     world
         .agents
@@ -156,5 +159,44 @@ pub fn set_sleeping(railway: &mut Railway, deployment: &str, now: Ms, asleep: bo
             Status::Success
         };
         deployment.timeline.shift(now, status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advance;
+    use crate::agent::model::Bound;
+    use crate::railway::lifecycle::Hands;
+    use crate::railway::seed;
+    use crate::world::Sim;
+    use serde_json::json;
+
+    #[test]
+    fn an_agent_outlives_whoever_comes_with_an_older_moment() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let sim = Sim::new(1, 1.0).unwrap();
+        let mut guard = sim.world();
+        let world = &mut *guard;
+        let mut hands = Hands {
+            railway: &mut world.railway,
+            rng: &mut world.rng,
+            ledger: &mut world.ledger,
+            now: 10_000,
+            by: "test",
+        };
+        let service = json!({"name": "agent", "projectId": "5eed0000-0000-4000-8000-000000000001", "image": "runtime:1", "deploy": true,
+            "variables": {"GATEWAY_TOKEN": "t", "OPENROUTER_API_KEY": "k"}});
+        seed::put(&mut hands, &json!({"services": [service]})).unwrap();
+        advance(world, 100_000);
+        let bound = Bound {
+            id: "conversation".to_owned(),
+            inbox: "inbox".to_owned(),
+        };
+        let agent = world.agents.all.values_mut().next().unwrap();
+        agent.bound = Some(bound);
+        advance(world, 9_000);
+        advance(world, 100_001);
+        let agent = world.agents.all.values().next().unwrap();
+        assert!(agent.bound.is_some() && agent.alive);
     }
 }
