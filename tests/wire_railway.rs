@@ -26,13 +26,14 @@ use wiremock::ResponseTemplate;
 
 #[path = "wire_railway/hooks.rs"]
 mod hooks;
+#[path = "wire_railway/introspection.rs"]
+mod introspection;
 #[path = "wire_railway/projects.rs"]
 mod projects;
 #[path = "wire_railway/script.rs"]
 mod script;
-
-#[path = "wire_railway/introspection.rs"]
-mod introspection;
+#[path = "wire_railway/take_over.rs"]
+mod take_over;
 
 use script::*;
 

@@ -127,13 +127,16 @@ async fn deployments(world: &World, service: &str) -> usize {
     found["deployments"].as_array().unwrap().len()
 }
 
-async fn mark_of(world: &World, service: &str) -> Option<String> {
+async fn variables_of(world: &World, service: &str) -> Value {
     let state = world.sim.state("railway").await;
     let mut all = state["services"].as_array().unwrap().iter();
-    let found = all.find(|s| s["id"] == service)?;
-    found["variables"]["AGENTPOOL_OWNER"]
-        .as_str()
-        .map(str::to_owned)
+    let found = all.find(|s| s["id"] == service).unwrap();
+    found["variables"].clone()
+}
+
+async fn mark_of(world: &World, service: &str) -> Option<String> {
+    let variables = variables_of(world, service).await;
+    variables["AGENTPOOL_OWNER"].as_str().map(str::to_owned)
 }
 
 /// Everything of the predecessor at once: what each row becomes, and that nobody who uses an agent notices.
@@ -357,6 +360,16 @@ async fn rows_become_instances_with_all_that_their_users_have() {
         own.ends_with(&format!("/{}/{ODD}", &*world.namespace)),
         "{own}"
     );
+    // Beside what was there: without it the agent would not start again.
+    let variables = variables_of(&world, &used.service).await;
+    assert_eq!(variables.as_object().unwrap().len(), 7, "{variables}");
+    for (name, value) in [
+        ("GATEWAY_TOKEN", used.token.as_str()),
+        ("INSTANCE_ID", ODD),
+        ("OPENROUTER_API_KEY", "sk-simulated"),
+    ] {
+        assert_eq!(variables[name], value);
+    }
     assert_eq!(
         mark_of(&world, &foreign.service).await.as_deref(),
         Some("other-cluster/n/foreign00000")

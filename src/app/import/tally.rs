@@ -99,3 +99,35 @@ impl Tally {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{End, Tally};
+
+    #[test]
+    fn what_was_refused_or_failed_makes_a_run_not_whole() {
+        let after = |end| {
+            let mut tally = Tally {
+                dry: false,
+                of: 1,
+                told: 0,
+                taken: 0,
+                there: 0,
+                left_out: 0,
+                refused: 0,
+                failed: 0,
+            };
+            tally.tell("rows.json:1", "a", end);
+            (tally.is_whole(), tally.words())
+        };
+        for end in [End::Taken("Idle"), End::There, End::LeftOut("gone")] {
+            let (whole, words) = after(end);
+            assert!(whole && words.ends_with("0 refused, 0 failed"), "{words}");
+        }
+        let (whole, words) = after(End::Refused("another's".to_owned()));
+        assert!(!whole && words.ends_with("1 refused, 0 failed"), "{words}");
+        let (whole, words) = after(End::Failed("no answer".to_owned()));
+        let again = "1 failed: run it again for those that failed";
+        assert!(!whole && words.ends_with(again), "{words}");
+    }
+}

@@ -40,16 +40,21 @@ async fn an_import_that_was_killed_is_gone_on_with_by_the_next() {
         stops.push(stop("PATCH", "agentinstances", false, applied));
     }
     let pool = pool_of(&world);
+    let mut everyone = vec![];
     for (round, stop) in stops.into_iter().enumerate() {
         let (used, stock) = (format!("used0000000{round}"), format!("idle0000000{round}"));
         let conversation = format!("{round:032x}");
         let old = predecessor(&world, &[(&used, Some(&conversation)), (&stock, None)]).await;
-        let rows = json!([
-            {"id": used, "service_id": old[0].service, "status": "claimed", "agent_name": "Ada",
-                "conversation_id": conversation, "gateway_token": old[0].token},
-            {"id": stock, "service_id": old[1].service, "status": "idle", "gateway_token": old[1].token},
-        ]);
-        let path = file(&world, &format!("{round}.json"), &rows.to_string());
+        let mut rows = vec![
+            json!({"id": used, "service_id": old[0].service, "status": "claimed", "agent_name": "Ada",
+                "conversation_id": conversation, "gateway_token": old[0].token}),
+            json!({"id": stock, "service_id": old[1].service, "status": "idle", "gateway_token": old[1].token}),
+        ];
+        if stop.applied {
+            // So it is the one in stock that is half there.
+            rows.reverse();
+        }
+        let path = file(&world, &format!("{round}.json"), &json!(rows).to_string());
         let arguments = ["--file", path.to_str().unwrap(), "--pool", &pool];
         proxy.stop_at(stop);
         let mut dying = command(&world, &arguments)
@@ -63,10 +68,13 @@ async fn an_import_that_was_killed_is_gone_on_with_by_the_next() {
         dying.wait().unwrap();
         // The operator leaves what is half there alone: nobody is given it, nothing of it is removed or built.
         ticks(&world, 3).await;
-        for id in [&used, &stock] {
+        for (id, old) in [&used, &stock].into_iter().zip(&old) {
             if let Some(half) = world.instance(id).await {
                 assert_ne!(phase_of(&half), Phase::Idle, "{stop:?} {id}");
                 assert!(half.metadata.deletion_timestamp.is_none());
+            } else {
+                let mark = mark_of(&world, &old.service).await;
+                assert_eq!(mark, None, "{stop:?} {id}: recorded before it is marked");
             }
         }
 
@@ -81,13 +89,13 @@ async fn an_import_that_was_killed_is_gone_on_with_by_the_next() {
             );
             let mark = mark_of(&world, &old.service).await.unwrap();
             assert!(mark.ends_with(&format!("/{id}")), "{mark}");
-            let kept = secrets
-                .get("agentpool-imported-tokens")
-                .await
-                .unwrap()
-                .data
-                .unwrap();
-            assert_eq!(kept[&names::object_name(id)].0, old.token.as_bytes());
+            everyone.push((names::object_name(id), old.token.clone()));
+        }
+        // Those of earlier runs too.
+        let kept = secrets.get("agentpool-imported-tokens").await.unwrap();
+        let kept = kept.data.unwrap();
+        for (name, token) in &everyone {
+            assert_eq!(kept[name].0, token.as_bytes(), "{stop:?} {name}");
         }
         let claimed = until("the one in use is so still", LONG, || async {
             let it = of_id(&world, &used).await;
