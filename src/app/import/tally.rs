@@ -18,6 +18,7 @@ pub(super) enum End {
 }
 
 /// How far the import is, for people.
+#[derive(Default)]
 pub(super) struct Tally {
     dry: bool,
     of: usize,
@@ -49,12 +50,7 @@ impl Tally {
         Self {
             dry: place.dry,
             of,
-            told: 0,
-            taken: 0,
-            there: 0,
-            left_out: 0,
-            refused: 0,
-            failed: 0,
+            ..Self::default()
         }
     }
 
@@ -108,14 +104,8 @@ mod tests {
     fn what_was_refused_or_failed_makes_a_run_not_whole() {
         let after = |end| {
             let mut tally = Tally {
-                dry: false,
                 of: 1,
-                told: 0,
-                taken: 0,
-                there: 0,
-                left_out: 0,
-                refused: 0,
-                failed: 0,
+                ..Tally::default()
             };
             tally.tell("rows.json:1", "a", end);
             (tally.is_whole(), tally.words())
