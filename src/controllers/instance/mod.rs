@@ -85,7 +85,6 @@ pub async fn reconcile(instance: Arc<AgentInstance>, ctx: Arc<Ctx>) -> Duration 
         tracing::debug!(instance = %name, action = ?decision.action, reason = decision.reason.as_str(), "decided");
         match act(&mut object, &around, &mut evidence, &decision, &ctx).await {
             Ok(Next::Again) => {}
-            Ok(Next::Soon) => return SOON,
             Ok(Next::Later) => return decision.recheck.max(Duration::from_millis(50)),
             Ok(Next::Over) => {
                 if whole {
@@ -110,35 +109,8 @@ fn is_being_imported(instance: &AgentInstance) -> bool {
 
 enum Next {
     Again,
-    Soon,
     Later,
     Over,
-}
-
-/// A creation that failed is counted by its pool before its record goes: a provider that removes it at once would leave
-/// no trace, and no breaker would stop the next. Not for longer than this: the pool may have no place for it.
-const COUNTED_WITHIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(30);
-/// How soon it is looked at again.
-const SOON: Duration = Duration::from_millis(200);
-
-fn is_uncounted(object: &AgentInstance, around: &Surroundings, ctx: &Ctx) -> bool {
-    let pool = around
-        .pool
-        .as_ref()
-        .filter(|p| p.metadata.deletion_timestamp.is_none());
-    let (Some(pool), Some(status)) = (pool, &object.status) else {
-        return false;
-    };
-    let Some(verdict) = status
-        .verdict
-        .as_ref()
-        .filter(|_| status.turn.is_none() && object.spec.claim.is_none())
-    else {
-        return false;
-    };
-    let breaker = pool.status.as_ref().and_then(|s| s.breaker.as_ref());
-    let is_counted = breaker.is_some_and(|b| b.counted.contains(&object.spec.id));
-    !is_counted && ctx.clock.now().duration_since(verdict.since.0) < COUNTED_WITHIN
 }
 
 fn failed(name: &str, error: &K8sError, ctx: &Ctx) -> Duration {
@@ -207,9 +179,6 @@ async fn act(
         }
         Action::Delete => {
             record(object, around, evidence, decision, ctx).await?;
-            if is_uncounted(object, around, ctx) {
-                return Ok(Next::Soon);
-            }
             match patch::delete_as_read(&around.api, object).await {
                 Err(e) if e.is_gone() => {}
                 other => other?,

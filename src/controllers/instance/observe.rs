@@ -83,6 +83,7 @@ pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
     let mut limits = pool.as_ref().map(|p| limits_of(p)).unwrap_or_default();
     let present = pool.as_deref().and_then(Present::of_pool);
     limits.drift = present.and_then(|present| drift::drift(object, &present));
+    limits.counted = pool.as_deref().is_none_or(|p| has_counted(p, object));
     // What is allowed is part of what it was built from; unknown, it is left alone.
     let railway = template.as_ref().map(|t| t.provider.railway.as_ref());
     limits.may_sleep = railway.is_none_or(|r| r.is_some_and(|r| r.sleep));
@@ -110,6 +111,13 @@ pub(super) async fn gather(object: &AgentInstance, ctx: &Ctx) -> Surroundings {
         limits,
         key,
     }
+}
+
+/// Whether the breaker of a pool has counted it, or will not: the pool is being deleted.
+fn has_counted(pool: &AgentPool, object: &AgentInstance) -> bool {
+    let breaker = pool.status.as_ref().and_then(|s| s.breaker.as_ref());
+    pool.metadata.deletion_timestamp.is_some()
+        || breaker.is_some_and(|b| b.counted.contains(&object.spec.id))
 }
 
 fn limits_of(pool: &AgentPool) -> Limits {

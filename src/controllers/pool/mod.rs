@@ -27,7 +27,7 @@ use crate::clock::Monotonic;
 use crate::domain::backoff;
 use crate::domain::drift::{self, Present};
 use crate::domain::image::Image;
-use crate::domain::instance::decide::Judgement;
+use crate::domain::instance::decide::failed_creation;
 use crate::domain::instance::phase;
 use crate::domain::invariant;
 use crate::domain::pool::decide::{self, CREATING_MAX, Decision};
@@ -317,20 +317,12 @@ fn waiting(pool: &AgentPool, key: &(String, String), ctx: &Ctx) -> i32 {
 }
 
 fn member(instance: &AgentInstance, present: Option<&Present<'_>>) -> Member {
-    let verdict = instance.status.as_ref().and_then(|s| s.verdict.as_ref());
-    // What was never in stock is a failed creation, whatever ended it: an image that starts and then crashes, or comes
-    // up bound, would otherwise be created without end.
-    let never_proven = instance.status.as_ref().is_some_and(|s| s.turn.is_none());
-    // Nor is it one that somebody has (its status was lost, or the sweep adopted it), or that was found with what may be
-    // somebody's conversation.
-    let ours = instance.spec.claim.is_none();
-    let failed = verdict.filter(|v| never_proven && ours && v.state != Judgement::Crashed.as_str());
     Member {
         id: instance.spec.id.clone(),
         object: instance.name_any(),
         phase: phase::phase_of(instance),
         protected: phase::is_protected(instance),
-        creation_failed: failed.map(|v| v.message.clone()),
+        creation_failed: failed_creation(instance).map(|v| v.message.clone()),
         owed: owed(instance),
         reason: instance
             .status

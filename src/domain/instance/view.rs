@@ -151,6 +151,8 @@ pub struct Limits {
     pub heartbeat: Option<Heartbeat>,
     /// In what it is not what its pool would build now.
     pub drift: Option<Drift>,
+    /// Its pool has counted it as a failed creation, or is not there to count.
+    pub counted: bool,
 }
 
 impl Default for Limits {
@@ -168,6 +170,7 @@ impl Default for Limits {
             recycles: false,
             heartbeat: None,
             drift: None,
+            counted: true,
         }
     }
 }

@@ -23,7 +23,9 @@ use super::phase::{self, Phase};
 use super::status::{is_adopting, is_recycling};
 use super::view::{Beat, Inside, Listed, View};
 use crate::api::ANNOTATION_ABANDON;
-use crate::api::agent_instance::{AgentInstance, OperationStatus, ReleaseMode, StepStatus};
+use crate::api::agent_instance::{
+    AgentInstance, OperationStatus, ReleaseMode, StepStatus, Verdict,
+};
 use crate::api::condition::Reason;
 use crate::domain::agent::{AgentStatus, HERMES, Probe};
 use crate::domain::backoff;
@@ -48,6 +50,10 @@ pub use stock::lost_its_volume;
 use stock::{claimed, crashed, idle};
 use verify::{dead_at_the_provider, missing, proven, verify};
 
+/// A failed creation waits no longer than this for its pool to count it: the pool's list may have no place for it.
+const COUNTED_WITHIN: Duration = Duration::from_secs(30);
+/// How soon it is looked whether it is counted.
+const COUNTED_LOOK: Duration = Duration::from_millis(200);
 /// Two looks that are to prove something are at least this far apart.
 pub const TWICE_APART: Duration = Duration::from_secs(5);
 /// Two readings of a claimed agent without its conversation are at least this far apart.
@@ -254,17 +260,30 @@ fn judged(view: &View<'_>, state: &str, reason: &str, message: &str) -> Decision
     } else {
         view.limits.cleanup
     };
+    // A provider may remove it at once: gone between two looks of its pool, no breaker would stop the next.
+    let is_counted = view.limits.counted || failed_creation(view.instance).is_none();
+    let (keep, recheck) = if is_counted {
+        (keep, view.limits.tick)
+    } else {
+        (keep.max(COUNTED_WITHIN), COUNTED_LOOK)
+    };
     let judged_for = view.memory.step_known_for;
     if judged_for >= keep {
         decision(Action::Delete, why, message, view.limits.tick)
     } else {
-        decision(
-            Action::Wait,
-            why,
-            message,
-            (keep - judged_for).min(view.limits.tick),
-        )
+        let recheck = (keep - judged_for).min(recheck);
+        decision(Action::Wait, why, message, recheck)
     }
+}
+
+/// Its verdict, if it is a failed creation: what was never in stock is one, whatever ended it. An image that starts and
+/// then crashes, or comes up bound, would otherwise be created without end. None is one that somebody has (its status
+/// was lost, or the sweep adopted it), or that was found with what may be somebody's conversation.
+pub fn failed_creation(instance: &AgentInstance) -> Option<&Verdict> {
+    let status = instance.status.as_ref()?;
+    let never_proven = status.turn.is_none() && instance.spec.claim.is_none();
+    let verdict = status.verdict.as_ref().filter(|_| never_proven)?;
+    (verdict.state != Judgement::Crashed.as_str()).then_some(verdict)
 }
 
 fn judge(judgement: Judgement, reason: Reason, message: impl Into<String>) -> Decision {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::super::super::fixture::*;
 use super::super::super::view::Evidence;
-use super::super::{Action, Change, Judgement, TWICE_APART, UNBOUND_APART};
+use super::super::{
+    Action, COUNTED_LOOK, COUNTED_WITHIN, Change, Judgement, TWICE_APART, UNBOUND_APART,
+};
 use super::{OVER, assert_acts, assert_judged};
 use crate::api::condition::Reason;
 use crate::domain::agent::AgentStatus;
@@ -347,6 +349,30 @@ fn the_dead_and_tainted_are_kept_for_a_look() {
         building(0, "Intended").judged("Dead", Reason::CreateFailed),
         Action::Delete,
     );
+}
+
+/// Gone before its pool had looked it would count as nothing, and the breaker would never open.
+#[test]
+fn a_failed_creation_waits_until_it_is_counted() {
+    let failed = |known_for, counted| {
+        let mut case = building(0, "Intended")
+            .judged("Dead", Reason::CreateFailed)
+            .memory(|m| m.step_known_for = known_for);
+        case.limits.counted = counted;
+        case
+    };
+    let decision = assert_acts(failed(Duration::ZERO, false), Action::Wait);
+    assert_eq!(decision.recheck, COUNTED_LOOK);
+    let almost = COUNTED_WITHIN - Duration::from_millis(1);
+    assert_acts(failed(almost, false), Action::Wait);
+    assert_acts(failed(COUNTED_WITHIN, false), Action::Delete);
+    assert_acts(failed(Duration::ZERO, true), Action::Delete);
+    // What was in stock once is no failed creation, and is kept for a look as ever.
+    let mut proven = idle()
+        .judged("Dead", Reason::Stuck)
+        .memory(|m| m.step_known_for = seconds(600));
+    proven.limits.counted = false;
+    assert_acts(proven, Action::Delete);
 }
 
 /// It is in another conversation than the one that was answered: nobody else is given it, and nobody takes it away.
